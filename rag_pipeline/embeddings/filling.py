@@ -1,0 +1,155 @@
+"""Filling the ledger: repeat until nothing is missing.
+
+Workers share the work by leasing buckets (a session advisory lock on space and bucket, which ends with the
+worker however it ends). What a killed worker had not landed is simply still missing.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+
+from rag_pipeline.chunks.chunking import embedded_text
+from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings import store
+from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
+from rag_pipeline.embeddings.registry import open_checked_model
+from rag_pipeline.embeddings.store import ChunkText, MissingChunk, ModelRecord
+from rag_pipeline.embeddings.vectors import check_vectors
+from rag_pipeline.progress import Advance, track
+
+# How much one worker leases at a time, and how much it may lose when it is killed.
+LEASED_CHUNKS = 4096
+LANDING_SECONDS = 2.0
+FIRST_LANDING = 64
+LARGEST_LANDING = 16_384
+
+
+@dataclass
+class EmbeddingReport:
+    """What filling did: chunks embedded, refused by the model, characters and tokens embedded, seconds."""
+
+    embedded: int = 0
+    refused: int = 0
+    characters: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def embed_missing(
+    database: Database,
+    record: ModelRecord,
+    chunker_id: int,
+    *,
+    only_pending: bool,
+    buckets: Sequence[int] | None = None,
+) -> EmbeddingReport:
+    """Embed every chunk that has no vector in the model's space; where nothing is missing no model is loaded.
+
+    Raises `DriftError` before anything is spent if the model changed under its name.
+    """
+    report, began = EmbeddingReport(), time.monotonic()
+    space = record.space
+
+    def find_missing() -> list[MissingChunk]:
+        with database.connection() as connection:
+            return store.missing_chunks(connection, space, chunker_id, only_pending=only_pending, buckets=buckets)
+
+    missing = find_missing()
+    if not missing:
+        return report
+    model = open_checked_model(record)
+    with (
+        track(f"embedding with {record.slug}", len(missing), "chunks") as advance,
+        database.session() as leases,
+    ):
+        while missing:
+            progressed = False
+            for leased, chunks in lease_buckets(leases, space, missing):
+                try:
+                    _embed_leased(database, model, record, [c.id for c in chunks], report, advance)
+                    progressed = True
+                finally:
+                    for bucket in leased:
+                        store.unlock_bucket(leases, space, bucket)
+            missing = find_missing()
+            if missing and not progressed:
+                time.sleep(0.5)  # other workers hold all that is left: our promise waits for theirs
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def lease_buckets(
+    connection: psycopg.Connection, space_id: int, missing: Sequence[MissingChunk]
+) -> Iterator[tuple[list[int], list[MissingChunk]]]:
+    """Lease free buckets until enough work is held, hand it over, go on with the rest."""
+    by_bucket: dict[int, list[MissingChunk]] = {}
+    for chunk in missing:
+        by_bucket.setdefault(chunk.bucket, []).append(chunk)
+    leased: list[int] = []
+    held: list[MissingChunk] = []
+    for bucket, chunks in by_bucket.items():
+        if store.try_lock_bucket(connection, space_id, bucket):
+            leased.append(bucket)
+            held += chunks
+        if len(held) >= LEASED_CHUNKS:
+            yield leased, held
+            leased, held = [], []
+    if held:
+        yield leased, held
+
+
+def _embed_leased(
+    database: Database,
+    model: EmbeddingModel,
+    record: ModelRecord,
+    chunk_ids: Sequence[int],
+    report: EmbeddingReport,
+    advance: Advance,
+) -> None:
+    size = FIRST_LANDING
+    position = 0
+    with database.connection() as connection:
+        texts = store.read_chunk_texts(connection, record.space, chunk_ids)
+    advance(len(chunk_ids) - len(texts))
+    while position < len(texts):
+        batch = texts[position : position + size]
+        position += len(batch)
+        began = time.monotonic()
+        _embed_batch(database, model, record, batch, report)
+        advance(len(batch))
+        rate = len(batch) / max(time.monotonic() - began, 1e-3)
+        size = int(min(max(rate * LANDING_SECONDS, 16), LARGEST_LANDING, size * 8))
+
+
+def _embed_batch(
+    database: Database,
+    model: EmbeddingModel,
+    record: ModelRecord,
+    batch: Sequence[ChunkText],
+    report: EmbeddingReport,
+) -> None:
+    texts = [embedded_text(c.title, c.heading_path, c.text) for c in batch]
+    refused: dict[int, str] = {}
+    try:
+        vectors = model.embed_documents(texts)
+    except PartialEmbeddingError as error:
+        vectors = error.vectors
+        refused = {failure.row: failure.reason for failure in error.failures}
+    check = check_vectors(vectors, record.dimension or model.dimension)
+    for row, reason in enumerate(check.reasons):
+        if reason is not None:
+            refused.setdefault(row, reason)
+    good = np.flatnonzero([row not in refused for row in range(len(batch))])
+    with database.transaction() as connection:
+        landed = store.land_embeddings(
+            connection, record.space, [batch[row].id for row in good], np.asarray(vectors)[good]
+        )
+        for row, reason in refused.items():
+            store.record_embedding_failure(connection, record.space, batch[row].id, reason)
+    report.embedded += landed
+    report.refused += len(refused)
+    report.characters += sum(len(texts[row]) for row in good)
+    report.tokens += sum(batch[row].token_count for row in good)

@@ -1,0 +1,177 @@
+"""The SQL of generations and of their tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from rag_pipeline.database.files import load_queries
+from rag_pipeline.index.recipe import IndexRecipe
+
+QUERIES = load_queries("index")
+ACTIVE_STATES = ("building", "ready", "serving", "soaking")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An immutable recipe with its own table and index. `space_id` names the ledger its vectors come from."""
+
+    id: int
+    model_id: int
+    model: str
+    space_id: int
+    dimension: int
+    chunker_id: int
+    recipe: dict[str, Any]
+    state: str
+    table_name: str
+    loaded_at: datetime | None
+    metrics: dict[str, Any]
+    created_at: datetime
+
+    @property
+    def index_recipe(self) -> IndexRecipe:
+        return IndexRecipe(**self.recipe["index"])
+
+    @property
+    def stemmer(self) -> str:
+        return str(self.recipe["stemmer"])
+
+    @property
+    def index_name(self) -> str:
+        return f"{self.table_name}_hnsw"
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """What the catalogue says of an HNSW index."""
+
+    valid: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Documents a generation has not caught up with, and since when."""
+
+    documents: int
+    oldest: datetime | None
+
+
+def create_generation(
+    connection: psycopg.Connection, model_id: int, chunker_id: int, dimension: int, recipe: dict[str, Any]
+) -> int:
+    """Create a building generation with its empty tables. Raises UniqueViolation while another one builds."""
+    number = int(QUERIES.insert_generation(connection, model_id=model_id, chunker_id=chunker_id, recipe=Jsonb(recipe)))
+    table = f"index_{number}"
+    column_type = sql.SQL("{}({})").format(
+        sql.Identifier(IndexRecipe(**recipe["index"]).vector_type), sql.Literal(dimension)
+    )
+    connection.execute(
+        sql.SQL(
+            "create table rag.{} (chunk_id bigint primary key, tenant text not null, embedding {} not null)"
+        ).format(sql.Identifier(table), column_type)
+    )
+    connection.execute(
+        sql.SQL("create table rag.{} partition of rag.generation_version for values in ({})").format(
+            sql.Identifier(f"generation_version_{number}"), sql.Literal(number)
+        )
+    )
+    QUERIES.set_table_name(connection, id=number, table_name=table)
+    return number
+
+
+def wait_for_writers(connection: psycopg.Connection) -> None:
+    """Return once every transaction that could have missed a new generation has ended."""
+    with connection.transaction():
+        list(QUERIES.wait_for_writers(connection))
+
+
+def read_generation(connection: psycopg.Connection, number: int) -> Generation | None:
+    """The generation of that number, or None."""
+    row = QUERIES.read_generation(connection, id=number)
+    return Generation(*row) if row else None
+
+
+def list_generations(
+    connection: psycopg.Connection, states: Sequence[str] = (*ACTIVE_STATES, "retired", "failed")
+) -> list[Generation]:
+    """Generations in some of the states, oldest first."""
+    return [Generation(*row) for row in QUERIES.list_generations(connection, states=list(states))]
+
+
+def lock_generation(connection: psycopg.Connection, number: int) -> str:
+    """Lock a generation against other appliers until the transaction ends; returns its state."""
+    return str(QUERIES.lock_generation(connection, id=number))
+
+
+def set_state(connection: psycopg.Connection, number: int, state: str) -> None:
+    """Move a generation to a state."""
+    QUERIES.set_state(connection, id=number, state=state)
+
+
+def set_loaded(connection: psycopg.Connection, number: int) -> None:
+    """Record that the table holds everything there was to load."""
+    QUERIES.set_loaded(connection, id=number)
+
+
+def merge_metrics(connection: psycopg.Connection, number: int, metrics: dict[str, Any]) -> None:
+    """Add figures to a generation's metrics."""
+    QUERIES.merge_metrics(connection, id=number, metrics=Jsonb(metrics))
+
+
+def count_pending(connection: psycopg.Connection) -> dict[int, Pending]:
+    """The queue by generation."""
+    return {row[0]: Pending(row[1], row[2]) for row in QUERIES.count_pending(connection)}
+
+
+def read_index_state(connection: psycopg.Connection, generation: Generation) -> IndexState | None:
+    """The state of the generation's HNSW index, or None where there is none."""
+    row = QUERIES.index_state(connection, index_name=generation.index_name)
+    return IndexState(*row) if row else None
+
+
+def count_rows(connection: psycopg.Connection, generation: Generation) -> int:
+    """Rows in the generation's table."""
+    row = connection.execute(
+        sql.SQL("select count(*) from rag.{}").format(sql.Identifier(generation.table_name))
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def drop_index(connection: psycopg.Connection, generation: Generation) -> None:
+    """Drop the generation's HNSW index, if there is one."""
+    connection.execute(sql.SQL("drop index if exists rag.{}").format(sql.Identifier(generation.index_name)))
+
+
+def create_index(connection: psycopg.Connection, generation: Generation) -> None:
+    """Build the HNSW index. In one transaction: a build that is killed leaves nothing behind."""
+    recipe = generation.index_recipe
+    connection.execute(
+        sql.SQL("create index {} on rag.{} using hnsw (embedding {}) with (m = {}, ef_construction = {})").format(
+            sql.Identifier(generation.index_name),
+            sql.Identifier(generation.table_name),
+            sql.Identifier(recipe.operator_class),
+            sql.Literal(recipe.m),
+            sql.Literal(recipe.ef_construction),
+        )
+    )
+
+
+def drop_generation_tables(connection: psycopg.Connection, generation: Generation) -> None:
+    """Drop a retired generation's tables; the ledger keeps its vectors."""
+    connection.execute(sql.SQL("drop table if exists rag.{}").format(sql.Identifier(generation.table_name)))
+    connection.execute(
+        sql.SQL("drop table if exists rag.{}").format(sql.Identifier(f"generation_version_{generation.id}"))
+    )
+    QUERIES.drop_pending(connection, generation_id=generation.id)
+
+
+def vacuum_tables(connection: psycopg.Connection, tables: Sequence[str]) -> None:
+    """VACUUM (ANALYZE) after a load: index-only scans and the planner need it. Not inside a transaction."""
+    for table in tables:
+        connection.execute(sql.SQL("vacuum (analyze) rag.{}").format(sql.Identifier(table)))

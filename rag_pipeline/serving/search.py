@@ -1,0 +1,252 @@
+"""Search: query -> vector leg and BM25 leg -> fusion -> hits in the documents the generation serves."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import psycopg
+
+from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings.models import EmbeddingModel
+from rag_pipeline.embeddings.registry import open_checked_model
+from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
+from rag_pipeline.index import lexical_store
+from rag_pipeline.index.analysis import open_analyzer
+from rag_pipeline.index.lexical import WeightedTerm, choose_terms
+from rag_pipeline.index.store import Generation, read_generation
+from rag_pipeline.serving import search_store
+from rag_pipeline.serving.fusion import Fused, fuse
+from rag_pipeline.serving.scope import Scope
+from rag_pipeline.serving.search_store import FoundHit
+
+Mode = Literal["hybrid", "vector", "lexical"]
+
+# Up to this many chunks in scope are compared one by one; more go through the index.
+MOST_EXACT = 8_000
+# What each leg hands to fusion, at least: deep enough that a chunk good in one leg is normalised fairly.
+CANDIDATES = 100
+SLACK = 1.5
+
+
+class NothingServesError(Exception):
+    """No generation serves yet; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result. Offsets are in characters of the version's text; scores are cosine and BM25."""
+
+    rank: int
+    score: float
+    document_id: str
+    uri: str
+    title: str
+    version: int
+    chunk_id: int
+    text: str
+    start: int
+    end: int
+    heading_path: list[str]
+    metadata: dict[str, Any]
+    generation: int
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits with where they came from; `milliseconds` has embed, and retrieve for the rest."""
+
+    query: str
+    mode: Mode
+    generation: int
+    model: str
+    hits: list[Hit]
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+class Searcher:
+    """Answers searches from the generation that serves, or from a given one. Safe to share between threads.
+
+    What belongs to a generation (its model, its statistics) is kept and dropped with it; every search checks
+    the pointer, so that a cutover shows in the very next one.
+    """
+
+    def __init__(self, database: Database, *, ef_search: int = 40) -> None:
+        self.database, self.ef_search = database, ef_search
+        self._opened: dict[int, _Opened] = {}
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        tenant: str = "default",
+        where: Mapping[str, str] | None = None,
+        as_of: datetime | None = None,
+        generation: int | None = None,
+        vector: np.ndarray | None = None,
+    ) -> SearchResult:
+        """The best k hits. `vector` (dimension,) saves embedding the query where the caller has it.
+
+        Raises `NothingServesError` before the first generation serves, `LookupError` for an unknown one.
+        """
+        scope = Scope(tenant, dict(where or {}), as_of)
+        for _attempt in range(5):
+            with self.database.connection() as connection:
+                number = generation if generation is not None else search_store.read_pointer(connection)
+                opened = self._open(connection, number)
+            began = time.perf_counter()
+            if mode == "lexical":
+                embedded = None
+            elif vector is not None:
+                embedded = vector
+            else:
+                embedded = opened.model().embed_queries([query])[0]
+            embed_ms = (time.perf_counter() - began) * 1000
+            began = time.perf_counter()
+            try:
+                with self.database.connection() as connection:
+                    hits = _Search(connection, opened, scope, k, self.ef_search).run(mode, query, embedded)
+                    moved = generation is None and search_store.read_pointer(connection) != opened.generation.id
+            except psycopg.errors.UndefinedTable:
+                moved = True  # retired and dropped between two statements
+            if moved:
+                self._opened.pop(opened.generation.id, None)
+                continue
+            milliseconds = {"embed": embed_ms, "retrieve": (time.perf_counter() - began) * 1000}
+            return SearchResult(query, mode, opened.generation.id, opened.generation.model, hits, milliseconds)
+        raise NothingServesError("The serving pointer moved five times during one search; try again")
+
+    def _open(self, connection: psycopg.Connection, number: int | None) -> "_Opened":
+        if number is None:
+            raise NothingServesError(
+                "Nothing serves yet: no generation was promoted. Run `rag ingest PATH` first, or see `rag status`."
+            )
+        opened = self._opened.get(number)
+        if opened is None:
+            generation = read_generation(connection, number)
+            if generation is None or generation.state in ("retired", "failed"):
+                raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
+            opened = _Opened(generation, read_model_by_id(connection, generation.model_id))
+            self._opened[number] = opened
+        return opened
+
+
+class _Opened:
+    """A generation in use, with its model (loaded at the first query that needs it)."""
+
+    def __init__(self, generation: Generation, record: ModelRecord) -> None:
+        self.generation, self.record = generation, record
+        self.analyzer = open_analyzer(generation.stemmer)
+        self.fusion_weight = float(generation.metrics.get("fusion_weight", generation.recipe["fusion_weight"]))
+
+    def model(self) -> EmbeddingModel:
+        return open_checked_model(self.record)
+
+
+class _Search:
+    """One search on one connection."""
+
+    def __init__(self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int, ef_search: int) -> None:
+        self.connection, self.opened, self.generation = connection, opened, opened.generation
+        self.scope, self.k, self.ef_search = scope, k, ef_search
+
+    def run(self, mode: Mode, query: str, vector: np.ndarray | None) -> list[Hit]:
+        narrow = self._narrow()
+        width = self.k if mode != "hybrid" else max(CANDIDATES, self.k)
+        while True:
+            near = self._vectors(vector, width, narrow) if vector is not None else {}
+            words = self._words(query, width, narrow) if mode != "vector" else {}
+            fused = fuse(near, words, self.opened.fusion_weight)
+            found = self._find(mode, fused)
+            # deleted documents leave the index a moment later: look deeper rather than return less
+            full = len(near) >= width or len(words) >= width
+            if len(found) >= self.k or not full or width > 100 * self.k + 1000:
+                return [self._hit(rank, hit) for rank, hit in enumerate(found, start=1)]
+            width *= 4
+
+    def _narrow(self) -> "_Narrow":
+        """How the scope is applied: not at all, chunk by chunk, or inside the scans."""
+        if self.scope.as_of is not None:
+            return _Narrow("ledger")
+        if not self.scope.where and search_store.has_one_tenant(self.connection, self.generation, self.scope.tenant):
+            return _Narrow("none")
+        ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, MOST_EXACT)
+        return _Narrow("few", ids) if len(ids) <= MOST_EXACT else _Narrow("many")
+
+    def _vectors(self, vector: np.ndarray, width: int, narrow: "_Narrow") -> dict[int, float]:
+        if narrow.how == "ledger":
+            return search_store.search_ledger(self.connection, self.generation, vector, width, self.scope)
+        if narrow.how == "few":
+            return search_store.search_vectors_exactly(
+                self.connection, self.generation, vector, width, narrow.chunk_ids
+            )
+        search_width = min(1000, max(self.ef_search, int(width * SLACK)))
+        many = narrow.how == "many"
+        search_store.set_search_width(self.connection, search_width, iterative=many or width > search_width)
+        if many:
+            return search_store.search_vectors_filtered(self.connection, self.generation, vector, width, self.scope)
+        return search_store.search_vectors(self.connection, self.generation, vector, width)
+
+    def _words(self, query: str, width: int, narrow: "_Narrow") -> dict[int, float]:
+        counts = self.opened.analyzer.count_terms(query)
+        statistics = lexical_store.read_lexical_statistics(self.connection, self.generation.chunker_id)
+        if statistics is None or not counts:
+            return {}
+        known = lexical_store.read_terms(self.connection, self.generation.chunker_id, list(counts))
+        terms: list[WeightedTerm] = choose_terms(
+            counts, [(t.term, t.id, t.chunk_count) for t in known], statistics.chunk_count
+        )
+        ids = narrow.chunk_ids if narrow.how == "few" else None
+        if narrow.how == "ledger":
+            ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, None)
+        return search_store.search_words(
+            self.connection,
+            self.generation,
+            terms,
+            statistics.average_length,
+            width,
+            chunk_ids=ids,
+            scope=self.scope if narrow.how == "many" else None,
+        )
+
+    def _find(self, mode: Mode, fused: list[Fused]) -> list[FoundHit]:
+        def score(item: Fused) -> float:
+            raw = item.score if mode == "hybrid" else item.vector if mode == "vector" else item.lexical
+            return raw or 0.0
+
+        scores = {item.chunk_id: (score(item), item.vector, item.lexical) for item in fused}
+        if len(scores) > 2 * self.k:
+            best = dict(list(scores.items())[: 2 * self.k])
+            found = search_store.find_hits(self.connection, self.generation, self.scope, best, self.k)
+            if len(found) >= self.k:
+                return found
+        return search_store.find_hits(self.connection, self.generation, self.scope, scores, self.k)
+
+    def _hit(self, rank: int, hit: FoundHit) -> Hit:
+        return Hit(
+            rank,
+            hit.score,
+            hit.document_id,
+            hit.uri,
+            hit.title,
+            hit.version,
+            hit.chunk_id,
+            hit.text,
+            hit.start,
+            hit.end,
+            hit.heading_path,
+            hit.metadata,
+            self.generation.id,
+            {"vector": hit.vector, "lexical": hit.lexical},
+        )
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    how: Literal["none", "few", "many", "ledger"]
+    chunk_ids: list[int] = field(default_factory=list)

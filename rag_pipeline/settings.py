@@ -1,0 +1,142 @@
+"""Every setting of the product: its name, default, environment variable and check. Once.
+
+Order of precedence: environment (`RAG_*`), then `rag.toml` in the working directory, then the default.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+TOML_FILE = "rag.toml"
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the message names it, its origin and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Build it with `load_settings()` so that errors are readable."""
+
+    model_config = SettingsConfigDict(env_prefix="RAG_", toml_file=TOML_FILE, extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".rag"), description="Folder of the embedded database, Dagster's files and caches")
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 16+ with pgvector 0.8+; unset: an embedded server under RAG_HOME"
+    )
+    dagster_database_url: SecretStr | None = Field(
+        None, description="Dagster's storage; unset: database 'dagster' on the same server"
+    )
+    pool_size: int = Field(5, ge=1, le=100, description="Database connections kept open per process")
+
+    model: str = Field(
+        "packaged:all-MiniLM-L6-v2",
+        description="Embedding model of the first generation (see `rag model add`)",
+    )
+    model_slug: str = Field("minilm", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Its short name")
+    embedding_base_url: str | None = Field(None, description="OpenAI-compatible endpoint of RAG_MODEL=openai:…")
+    embedding_api_key: SecretStr | None = Field(None, description="Key of that endpoint")
+    buckets: int = Field(16, ge=1, le=256, description="Hash buckets of the embedding work; fixed at first run")
+
+    chunker: Literal["structure", "recursive"] = Field("structure", description="How documents are split")
+    chunk_size: int = Field(800, ge=100, le=20_000, description="Largest chunk, in RAG_CHUNK_UNIT")
+    chunk_overlap: int = Field(0, ge=0, description="Overlap; 'recursive' only")
+    chunk_unit: Literal["characters", "tokens"] = Field("characters", description="Unit of the two above")
+    stemmer: str = Field("english", description="Snowball stemmer of words in BM25; 'none' for no stemming")
+
+    hnsw_m: int = Field(16, ge=2, le=100, description="HNSW links per node")
+    hnsw_ef_construction: int = Field(64, ge=4, le=1000, description="HNSW candidate list while building")
+    vector_type: Literal["halfvec", "vector"] = Field("halfvec", description="Column type of the index table")
+    build_memory_mb: int | None = Field(
+        None, ge=16, description="Ceiling of maintenance_work_mem for an index build; unset: a third of RAM"
+    )
+
+    fusion_weight: float = Field(0.6, ge=0, le=1, description="Share of the vector leg in hybrid search")
+    ef_search: int = Field(40, ge=10, le=1000, description="Least HNSW candidate list of a search")
+    search_timeout_seconds: float = Field(30, gt=0, description="Statement timeout of one search")
+
+    parser_workers: int = Field(2, ge=1, le=64, description="Parser processes")
+    parser_timeout_seconds: float = Field(60, gt=0, description="Longest parse of one file")
+    parser_memory_mb: int = Field(2048, ge=128, description="Address space of one parser process")
+
+    llm_base_url: str | None = Field(None, description="OpenAI-compatible chat endpoint; unset: extractive answers")
+    llm_model: str | None = Field(None, description="Model name at that endpoint")
+    llm_api_key: SecretStr | None = Field(None, description="Key of that endpoint")
+
+    promotion_policy: Literal["manual", "auto"] = Field(
+        "manual", description="'auto': a candidate whose verdict allows it serves without a person"
+    )
+    not_worse_margin: float = Field(0.01, ge=0, le=1, description="nDCG@10 a candidate may lose and still pass")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read, check and return the settings. Raises `SettingsError` naming every bad value."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            name = str(item["loc"][0]) if item["loc"] else "?"
+            lines.append(f"RAG_{name.upper()} ({TOML_FILE}: {name}): {item['msg']}")
+        raise SettingsError("Bad settings: " + "; ".join(lines)) from error
+    except ValueError as error:  # a rag.toml that is not TOML
+        raise SettingsError(f"{TOML_FILE} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One line of `rag settings`."""
+
+    name: str
+    value: str
+    origin: str
+    description: str
+
+
+def describe_settings(settings: Settings) -> list[SettingRow]:
+    """Every setting with its value (secrets masked) and where the value came from."""
+    from_env = EnvSettingsSource(Settings)()
+    from_toml = TomlConfigSettingsSource(Settings)() if Path(TOML_FILE).is_file() else {}
+    rows = []
+    for name, field in Settings.model_fields.items():
+        if name in from_env:
+            origin = f"environment RAG_{name.upper()}"
+        elif name in from_toml:
+            origin = TOML_FILE
+        else:
+            origin = "default"
+        value = getattr(settings, name)
+        rows.append(SettingRow(name, "" if value is None else str(value), origin, field.description or ""))
+    return rows
+
+
+def export_settings(settings: Settings) -> None:
+    """Put the location-dependent settings into the environment, so that child processes agree with us."""
+    os.environ["RAG_HOME"] = str(settings.home)
+    if settings.database_url is not None:
+        os.environ["RAG_DATABASE_URL"] = settings.database_url.get_secret_value()

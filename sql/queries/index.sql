@@ -1,0 +1,204 @@
+-- name: insert_generation$
+insert into rag.generation (model_id, chunker_id, recipe)
+values (:model_id, :chunker_id, :recipe)
+returning id;
+
+-- name: wait_for_writers
+-- Whoever began to change documents before the new generation was visible has committed after this.
+select pg_advisory_xact_lock(rag.change_lock());
+
+-- name: read_generation^
+select g.id, g.model_id, m.slug, m.space_id, m.dimension, g.chunker_id, g.recipe, g.state, g.table_name,
+       g.loaded_at, g.metrics, g.created_at
+from rag.generation g
+join rag.embedding_model m on m.id = g.model_id
+where g.id = :id;
+
+-- name: list_generations
+select g.id, g.model_id, m.slug, m.space_id, m.dimension, g.chunker_id, g.recipe, g.state, g.table_name,
+       g.loaded_at, g.metrics, g.created_at
+from rag.generation g
+join rag.embedding_model m on m.id = g.model_id
+where g.state = any(:states::text[])
+order by g.id;
+
+-- name: lock_generation$
+-- One applier at a time; the state is read under the lock.
+select state from rag.generation where id = :id for update;
+
+-- name: set_state!
+update rag.generation set state = :state, changed_at = clock_timestamp() where id = :id and state <> :state;
+
+-- name: set_table_name!
+update rag.generation set table_name = :table_name where id = :id;
+
+-- name: set_loaded!
+update rag.generation set loaded_at = clock_timestamp() where id = :id;
+
+-- name: merge_metrics!
+update rag.generation set metrics = metrics || :metrics where id = :id;
+
+-- name: count_pending
+select p.generation_id, count(distinct p.document_id), min(p.queued_at)
+from rag.pending_change p
+group by p.generation_id;
+
+-- name: take_pending#
+create temporary table touched (document_id bigint primary key) on commit drop;
+create temporary table taken (id bigint primary key) on commit drop;
+
+-- name: fill_taken!
+insert into taken
+select id from rag.pending_change where generation_id = :generation_id and id > :after order by id limit :most;
+
+-- name: last_taken$
+select max(id) from taken;
+
+-- name: fill_touched_from_taken!
+insert into touched select distinct p.document_id from rag.pending_change p join taken using (id);
+
+-- name: fill_touched_from_all!
+insert into touched select id from rag.document where current_version_id is not null;
+
+-- name: create_target!
+-- What each touched document should be in this generation. A document moves only when it can move whole:
+-- its current version is cut, and every chunk of it has a vector or was refused by the model.
+create temporary table target on commit drop as
+select t.document_id, d.current_version_id as version_id
+from touched t
+left join rag.document d on d.id = t.document_id
+where d.current_version_id is null
+   or (exists (select from rag.version_chunking c
+               where c.version_id = d.current_version_id and c.chunker_id = :chunker_id)
+       and not exists (
+           select from rag.version_chunk vc
+           where vc.version_id = d.current_version_id and vc.chunker_id = :chunker_id
+             and not exists (select from rag.embedding e
+                             where e.space_id = :space_id and e.chunk_id = vc.chunk_id)
+             and not exists (select from rag.embedding_failure f
+                             where f.space_id = :space_id and f.chunk_id = vc.chunk_id)));
+
+-- name: create_affected!
+create temporary table affected on commit drop as
+select distinct chunk_id, tenant from (
+    select vc.chunk_id, c.tenant
+    from target t
+    join rag.generation_version gv on gv.generation_id = :generation_id and gv.document_id = t.document_id
+    join rag.version_chunk vc on vc.version_id = gv.version_id and vc.chunker_id = :chunker_id
+    join rag.chunk c on c.id = vc.chunk_id
+    union all
+    select vc.chunk_id, c.tenant
+    from target t
+    join rag.version_chunk vc on vc.version_id = t.version_id and vc.chunker_id = :chunker_id
+    join rag.chunk c on c.id = vc.chunk_id
+) a;
+
+-- name: analyze_temporary#
+analyze target;
+analyze affected;
+
+-- name: remove_generation_versions!
+delete from rag.generation_version gv
+using target t
+where gv.generation_id = :generation_id and gv.document_id = t.document_id
+  and gv.version_id is distinct from t.version_id;
+
+-- name: insert_generation_versions!
+insert into rag.generation_version (generation_id, document_id, version_id)
+select :generation_id, document_id, version_id from target where version_id is not null
+on conflict (generation_id, document_id) do nothing;
+
+-- name: create_dead!
+-- Chunks this generation no longer serves in any document.
+create temporary table dead on commit drop as
+select a.chunk_id
+from affected a
+where not exists (
+    select from rag.version_chunk vc
+    join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
+    where vc.chunk_id = a.chunk_id and vc.chunker_id = :chunker_id);
+
+-- name: dead_everywhere
+-- Those that no generation with this chunker serves: their words leave the lexical index.
+select l.chunk_id, l.length, l.term_ids
+from dead d
+join rag.lexical_chunk l on l.chunker_id = :chunker_id and l.chunk_id = d.chunk_id
+where not exists (
+    select from rag.version_chunk vc
+    join rag.generation_version gv on gv.version_id = vc.version_id
+    where vc.chunk_id = d.chunk_id and vc.chunker_id = :chunker_id);
+
+-- name: born_for_words
+-- Chunks some generation serves now and the lexical index does not know.
+select c.id, c.title, c.heading_path, c.text
+from affected a
+join rag.chunk c on c.id = a.chunk_id
+where not exists (select from dead d where d.chunk_id = a.chunk_id)
+  and not exists (select from rag.lexical_chunk l where l.chunker_id = :chunker_id and l.chunk_id = a.chunk_id)
+order by c.id;
+
+-- name: finish_taken!
+-- Only what was taken and resolved: a change committed meanwhile has its own row.
+delete from rag.pending_change p
+using taken k, target t
+where p.id = k.id and t.document_id = p.document_id;
+
+-- name: queue_unresolved!
+-- After a whole load: documents that could not move yet wait in the queue.
+insert into rag.pending_change (generation_id, document_id)
+select :generation_id, document_id from touched t
+where not exists (select from target x where x.document_id = t.document_id);
+
+-- name: ensure_lexical_index!
+insert into rag.lexical_index (chunker_id, analyzer) values (:chunker_id, :analyzer) on conflict do nothing;
+
+-- name: lock_lexical_index^
+select analyzer, chunk_count, total_length from rag.lexical_index where chunker_id = :chunker_id for update;
+
+-- name: read_lexical_index^
+select analyzer, chunk_count, total_length from rag.lexical_index where chunker_id = :chunker_id;
+
+-- name: ensure_terms!
+insert into rag.lexical_term (chunker_id, term)
+select :chunker_id, t from unnest(:terms::text[]) as t
+where not exists (select from rag.lexical_term x where x.chunker_id = :chunker_id and x.term = t)
+order by t
+on conflict do nothing;
+
+-- name: read_terms
+select t.term, t.term_id, t.chunk_count
+from rag.lexical_term t
+where t.chunker_id = :chunker_id and t.term = any(:terms::text[]);
+
+-- name: shift_term_counts!
+update rag.lexical_term t
+set chunk_count = t.chunk_count + s.shift
+from unnest(:term_ids::int[], :shifts::int[]) as s(term_id, shift)
+where t.term_id = s.term_id;
+
+-- name: shift_lexical_index!
+update rag.lexical_index
+set chunk_count = chunk_count + :chunks, total_length = total_length + :length
+where chunker_id = :chunker_id;
+
+-- name: delete_postings!
+delete from rag.posting p
+using unnest(:chunk_ids::bigint[], :term_ids::int[]) as gone(chunk_id, term_id)
+where p.chunker_id = :chunker_id and p.term_id = gone.term_id and p.chunk_id = gone.chunk_id;
+
+-- name: delete_lexical_chunks!
+delete from rag.lexical_chunk where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
+
+-- name: index_state^
+-- Whether the generation's HNSW index exists and is valid, and its size in bytes.
+select i.indisvalid and i.indisready, pg_relation_size(i.indexrelid)
+from pg_index i
+join pg_class c on c.oid = i.indexrelid
+join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = 'rag' and c.relname = :index_name;
+
+-- name: build_progress^
+select phase, tuples_done, tuples_total from pg_stat_progress_create_index where pid = :pid;
+
+-- name: drop_pending!
+delete from rag.pending_change where generation_id = :generation_id;
