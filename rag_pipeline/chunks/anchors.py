@@ -1,8 +1,7 @@
 """Where to cut when no heading says so: boundaries chosen by content, not by counting from the start.
 
-Content-defined chunking (Muthitacharoen et al., LBFS, 2001; the best boundary within a window follows
-Bjørner et al., "Content-dependent chunking for differential compression", 2010), over sentences and blocks
-instead of bytes. Counting makes every chunk after an edit a new one; a boundary that is chosen because of the
+Content-defined chunking (Muthitacharoen et al., LBFS, 2001; anchors as local extrema follow Bjørner et al.,
+"Content-dependent chunking for differential compression", 2010), over sentences and blocks instead of bytes. Counting makes every chunk after an edit a new one; a boundary that is chosen because of the
 words that follow it is chosen again after the edit, so the chunks behind it stay what they were.
 """
 
@@ -15,13 +14,14 @@ from zlib import crc32
 
 from rag_pipeline.chunks.markdown_blocks import BlockKind
 
-# A cut is looked for between this share of the limit and the limit: the window must be wide enough that two
-# windows which start at different places usually see the same best boundary.
-EARLIEST_CUT = 0.6
-SMALLEST_TAIL = 0.25
+# How far, in limits, an anchor must be the lowest to either side: the mean distance between anchors is about
+# twice that, so that a handful of chunks lies between two of them.
+ANCHOR_REACH = 1.5
+# How far from the middle, as a share of the whole, a range is cut: wide enough for a choice by content.
+CUT_WITHIN = 0.25
 # How much of what follows a boundary is hashed: enough to tell boundaries apart, little enough that an edit
 # further on leaves the choice alone.
-ANCHOR_CHARACTERS = 48
+HASHED_CHARACTERS = 48
 # From this rank on a boundary separates what belongs together (an opener from its content).
 GLUED = 20
 
@@ -89,8 +89,8 @@ def _split_run(text: str, atom: Atom, end: int, limit: int) -> list[Atom]:
     atoms = [atom]
     start = atom.start
     while end - start > limit:
-        earliest = start + max(1, int(limit * EARLIEST_CUT))
-        latest = max(earliest, min(start + limit, end - int(limit * SMALLEST_TAIL)))
+        earliest = start + max(1, limit // 2)
+        latest = max(earliest, min(start + limit, end - limit // 4))
         window = text[earliest - 4 : latest + 5] if earliest >= 4 else ""
         hashes = [
             crc32(window[offset : offset + 8].encode("utf-8", "surrogatepass"))
@@ -118,29 +118,69 @@ def grapheme_boundary_at_or_before(text: str, position: int, floor: int) -> int:
 def cut_at_anchors(text: str, atoms: Sequence[Atom], end: int, limit: int) -> list[int]:
     """The starts of the chunks of `text[atoms[0].start:end]`: each a start of an atom, none over `limit` long.
 
-    Within the window the strongest boundary wins, and among equals the one whose following words hash lowest.
-    Given that no atom is longer than `limit`.
+    Given that no atom is longer than `limit`. A long range is first parted at anchors, whose choice depends on
+    nothing further away than a few limits, so an edit reaches no further either; what lies between is halved,
+    each time near its middle, until it fits. The strongest boundary wins, among equals the lowest hash.
     """
     starts = [atom.start for atom in atoms]
-    cuts = [0]
-    while end - starts[cuts[-1]] > limit and cuts[-1] + 1 < len(starts):
-        cuts.append(_next_cut(text, atoms, starts, cuts[-1], end, limit))
-    return [starts[cut] for cut in cuts]
+    if end - starts[0] <= limit:
+        return starts[:1]
+    keys = [atom.rank << 32 | _hash_words(text, atom.start) for atom in atoms]
+    bounds = [0, *_find_anchors(starts, keys, end, limit), len(starts)]
+    positions = [*starts, end]
+    return [starts[cut] for low, high in pairwise(bounds) for cut in _halve(positions, keys, low, high, limit)]
 
 
-def _next_cut(text: str, atoms: Sequence[Atom], starts: list[int], current: int, end: int, limit: int) -> int:
-    origin = starts[current]
-    beyond = bisect_right(starts, origin + limit, current + 1)
-    earliest = bisect_left(starts, origin + int(limit * EARLIEST_CUT), current + 1, beyond)
-    before_tail = bisect_right(starts, end - int(limit * SMALLEST_TAIL), earliest, beyond)
-    window = range(earliest, before_tail if before_tail > earliest else beyond)
-    best = min(window, key=lambda index: (atoms[index].rank, _anchor(text, starts[index])), default=None)
-    if best is None or atoms[best].rank >= GLUED:
-        # Nothing good in the window: rather a short chunk than a whole block cut in two.
-        whole = [index for index in range(current + 1, earliest) if atoms[index].rank < GLUED]
-        best = whole[-1] if whole else best
-    return best if best is not None else max(current + 1, beyond - 1)
+def _find_anchors(starts: Sequence[int], keys: Sequence[int], end: int, limit: int) -> list[int]:
+    """Indices whose key is the lowest within ANCHOR_REACH limits on both sides; one pass with a stack."""
+    reach = limit * ANCHOR_REACH
+    if end - starts[0] <= 2 * reach:
+        return []
+    anchors: list[int] = []
+    lower_before = [-1] * len(starts)
+    stack: list[int] = []
+    for index in range(1, len(starts) + 1):
+        while stack and (index == len(starts) or keys[stack[-1]] > keys[index]):
+            low = stack.pop()
+            before = starts[lower_before[low]] if lower_before[low] > 0 else starts[0]
+            after = starts[index] if index < len(starts) else end
+            if starts[low] - before > reach and after - starts[low] > reach and keys[low] < GLUED << 32:
+                anchors.append(low)
+        if index < len(starts):
+            lower_before[index] = stack[-1] if stack else -1
+            stack.append(index)
+    return sorted(anchors)
 
 
-def _anchor(text: str, position: int) -> int:
-    return crc32(text[position : position + ANCHOR_CHARACTERS].strip().encode("utf-8", "surrogatepass"))
+def _halve(positions: Sequence[int], keys: Sequence[int], low: int, high: int, limit: int) -> list[int]:
+    """Indices in [low, high) at which chunks begin; positions[high] is where the last one ends."""
+    cuts: list[int] = []
+    pending = [(low, high)]
+    while pending:
+        first, last = pending.pop()
+        if last - first == 1 or positions[last] - positions[first] <= limit:
+            cuts.append(first)
+            continue
+        cut = _choose_cut(positions, keys, first, last)
+        pending += [(cut, last), (first, cut)]
+    return cuts
+
+
+def _choose_cut(positions: Sequence[int], keys: Sequence[int], first: int, last: int) -> int:
+    size = positions[last] - positions[first]
+    middle = positions[first] + size / 2
+    earliest = bisect_left(positions, middle - size * CUT_WITHIN, first + 1, last)
+    latest = bisect_right(positions, middle + size * CUT_WITHIN, earliest, last)
+    best = min(
+        range(earliest, latest), key=lambda index: (keys[index], abs(positions[index] - middle)), default=None
+    )
+    if best is not None and keys[best] < GLUED << 32:
+        return best
+    # Nothing good near the middle: rather an uneven cut than a whole block in two.
+    return min(
+        range(first + 1, last), key=lambda index: (keys[index] >= GLUED << 32, abs(positions[index] - middle))
+    )
+
+
+def _hash_words(text: str, position: int) -> int:
+    return crc32(text[position : position + HASHED_CHARACTERS].strip().encode("utf-8", "surrogatepass"))

@@ -42,6 +42,7 @@ _RAW_HTML = re.compile(r"<(pre|script|style|textarea)\b|<!--", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[ \t]*\{:?[ \t]*[#.][^{}]{0,500}\}$")
 _CLOSING_HASHES = re.compile(r"(?:^|[ \t])#+$")
 _SPECIAL = frozenset("#`~-*+=|<:/0123456789")
+_LONGEST_HEADING = 1000  # what is longer is a paragraph, whatever it begins with
 _LONGEST_SETEXT = 300
 _LONGEST_FRONT_MATTER = 20_000
 
@@ -148,7 +149,7 @@ class _Scanner:
         indented = line[0] in " \t"
         if first == "#":
             mark = _ATX.match(line)
-            if mark is None or (indented and self.kind is BlockKind.LIST):
+            if mark is None or len(line) > _LONGEST_HEADING or (indented and self.kind is BlockKind.LIST):
                 return False
             self.close()
             level = len(mark.group(1))

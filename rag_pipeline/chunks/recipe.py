@@ -24,7 +24,7 @@ class ChunkerRecipe:
     """
 
     name: str = "structure"
-    size: int = 600
+    size: int = 700
     overlap: int = 0
     unit: str = "characters"
     max_tokens: int | None = 256

@@ -94,9 +94,9 @@ def split_front_matter(text: str) -> tuple[str, dict[str, object]]:
         return text, {}
     block = found.group(1)
     try:
-        # Aliases turn a few lines of YAML into gigabytes (also through `<<`); nobody needs them here.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block, Loader=yaml.SafeLoader)):
-            return text, {"front_matter_error": "YAML aliases are not accepted in front matter"}
+        refusal = _refuse_yaml(block)
+        if refusal:
+            return text, {"front_matter_error": refusal}
         # The pure Python loader: the C one recurses without a limit, and this runs in the caller's process.
         loaded = yaml.load(block, Loader=yaml.SafeLoader)
         if loaded is None:
@@ -108,6 +108,23 @@ def split_front_matter(text: str) -> tuple[str, dict[str, object]]:
         return text, {"front_matter_error": " ".join(make_storable(str(error)).split())[:200]}
     assert isinstance(metadata, dict)
     return text[found.end() :], metadata
+
+
+def _refuse_yaml(block: str) -> str:
+    """Why this YAML is not worth loading, or ``""``. Reads events one by one, so it stops at the first offence.
+
+    Aliases turn a few lines into gigabytes (also through `<<`), and the loader's time is quadratic in depth.
+    """
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(block, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            return "YAML aliases are not accepted in front matter"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_METADATA_DEPTH:
+            return f"it is nested deeper than {MAX_METADATA_DEPTH} levels"
+    return ""
 
 
 def to_plain_json(value: object, depth: int = 0) -> object:
@@ -158,7 +175,8 @@ def find_markdown_title(text: str, deepest: int = 1) -> str:
 
 
 def _clean_heading(heading: str) -> str:
-    without_anchor = re.sub(r"\s*\{[^{}]*\}\s*$", "", heading)
+    # Cut first: these patterns are quadratic in a run of spaces, and a line may be as long as the file.
+    without_anchor = re.sub(r"\s*\{[^{}]*\}\s*$", "", heading[:2000])
     return re.sub(r"(?:^|\s+)#+\s*$", "", without_anchor).strip()
 
 

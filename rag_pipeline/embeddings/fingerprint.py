@@ -93,7 +93,7 @@ def compute_fingerprint(model: EmbeddingModel, spec: ModelSpec) -> Fingerprint:
     if int(np.isfinite(vectors).all(axis=1).sum()) < len(vectors) - 2:
         raise ModelRefused(f"model {spec.slug!r} cannot embed the canary texts")
     alone = np.vstack([model.embed_documents([text]) for text in _NOISE_CANARIES])
-    noise = max(0.0, *_cosine_distances(alone, vectors[1 : 1 + len(alone)]))
+    noise = max(0.0, float(_cosine_distances(alone, vectors[1 : 1 + len(alone)]).max()))
     return make_fingerprint(vectors, spec, model.max_tokens, noise)
 
 

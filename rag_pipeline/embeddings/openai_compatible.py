@@ -3,9 +3,9 @@
 A busy endpoint is waited for; one text it will not take is found by halving the batch and reported alone.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,15 +90,18 @@ class EndpointModel:
         self._most_texts = limits.texts
         self._document_retry = document_retry
         self._query_retry = query_retry
+        self._dimension: int | None = None
 
-    @cached_property
+    @property
     def dimension(self) -> int:
-        """Of the vector of one short text. Raises ModelUnavailable or ModelRefused like an embedding call."""
-        call = _Call(["dimension"], self._query_retry)
-        self._embed_batch(call, [0])
-        if call.failures:
-            raise ModelRefused(f"endpoint model {self._name!r}: {call.failures[0].reason}")
-        return len(call.rows[0])
+        """As of the first answer; where there was none yet, a short text is sent, which may raise."""
+        if self._dimension is None:
+            call = _Call(["dimension"], self._query_retry)
+            self._embed_batch(call, [0])
+            if call.failures:
+                raise ModelRefused(f"endpoint model {self._name!r}: {call.failures[0].reason}")
+            self._dimension = len(call.rows[0])
+        return self._dimension
 
     def embed_documents(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> np.ndarray:
         given = [self._spec.document_prompt + text for text in texts]
@@ -117,6 +120,9 @@ class EndpointModel:
             batch = take_batch(pending, call.texts, self._most_texts, self._limits.tokens)
             pending = pending[len(batch) :]
             self._embed_batch(call, batch)
+        if self._dimension is None and call.rows:
+            lengths = Counter(len(vector) for vector in call.rows.values())
+            self._dimension = lengths.most_common(1)[0][0]
         vectors = np.full((len(call.texts), self.dimension), np.nan, dtype=np.float32)
         for row, vector in call.rows.items():
             if len(vector) == self.dimension:
@@ -208,7 +214,8 @@ def _read_vectors(body: bytes, model: str) -> Iterator[tuple[int, np.ndarray | N
 def _to_vector(numbers: list[float | None]) -> np.ndarray | None:
     if any(number is None for number in numbers):
         return None
-    vector = np.asarray(numbers, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        vector = np.asarray(numbers, dtype=np.float32)
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"an embedding of shape {vector.shape}")
     return vector

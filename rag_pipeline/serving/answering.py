@@ -25,8 +25,10 @@ _RANK_LOSS = 0.03
 # A second or third sentence must come this close to the first and repeat it no more than this.
 _CLOSE_ENOUGH, _TOO_ALIKE = 0.6, 0.6
 _SHORTEST = 2
-_WORDS = re.compile(r"[a-z0-9]+(?:[-'._][a-z0-9]+)*|[^\W\d_a-z]+|\d+")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+# Kana, ideographs, hangul: words carry particles or have no spaces, so pairs of characters match better.
+_PAIRED = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORDS = re.compile(rf"[{_PAIRED}]+|[^\W_{_PAIRED}]+(?:[-'._][^\W_{_PAIRED}]+)*")
+_UNSPACED = re.compile(f"[{_PAIRED}]")
 _STOPWORDS = frozenset(
     re.findall(
         r"\w+",
@@ -132,7 +134,7 @@ def list_terms(text: str) -> list[str]:
     """Words without case, stop words and plural endings; scripts of syllables or ideographs as pairs."""
     terms: list[str] = []
     for word in _WORDS.findall(unicodedata.normalize("NFKC", text).lower()):
-        if _UNSPACED.search(word):
+        if _UNSPACED.match(word):
             terms += [word[place : place + 2] for place in range(max(1, len(word) - 1))]
         elif word not in _STOPWORDS:
             terms.append(_cut_ending(word))

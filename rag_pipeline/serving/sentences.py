@@ -19,6 +19,8 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 _OPENING_QUOTES, _CLOSING_QUOTES = "「『（【", "」』）】"
+# After a closing quote these particles carry the sentence on (「…。」と言った).
+_PARTICLES = frozenset("とっなのやがはをにで、")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def split_sentences(text: str) -> list[Span]:
         depth = _count_open_quotes(text[scanned : match.end()], depth)
         scanned = match.end()
         blank = _BLANK.match(match.group()) is not None
-        if not blank and (depth > 0 or _is_abbreviation(text, start, match)):
+        goes_on = match.group()[-1] in _CLOSING_QUOTES and text[match.end() : match.end() + 1] in _PARTICLES
+        if not blank and (depth > 0 or goes_on or _is_abbreviation(text, start, match)):
             continue
         depth = 0
         _add_span(spans, text, start, match.end())

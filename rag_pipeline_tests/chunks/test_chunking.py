@@ -208,17 +208,17 @@ def test_replacing_a_paragraph_makes_few_chunks_new(at: int, kind: int, seed: in
     paragraphs[at : at + 1] = [[], ["Another text altogether."], make_paragraphs(3, seed + 99)][kind]
     new = addresses("\n\n".join(paragraphs)) - before
     # Three long paragraphs alone fill one or two chunks; the rest is what it takes to fall into step again.
-    assert len(new) <= 8 < len(before) // 6
+    assert len(new) <= 12 < len(before) / 5
 
 
-def test_an_edit_makes_two_chunks_new_on_average_where_counting_makes_half_the_document() -> None:
+def test_an_edit_makes_fewer_than_two_of_eighty_chunks_new_on_average() -> None:
     paragraphs = make_paragraphs(200)
     before = addresses("\n\n".join(paragraphs))
     new = []
     for at in range(0, 200, 4):
         edited = [*paragraphs[:at], "One more short paragraph.", *paragraphs[at:]]
         new.append(len(addresses("\n\n".join(edited)) - before))
-    assert sum(new) / len(new) < 2.5
+    assert sum(new) / len(new) < 2
 
 
 def test_an_insertion_into_one_section_leaves_the_others_alone() -> None:

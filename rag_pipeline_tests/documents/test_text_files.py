@@ -155,8 +155,10 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         (LAUGHS, "aliases"),
         (MERGES, "aliases"),
         ("a: &a [*a]\n", "aliases"),
-        ("a: " + "[" * 5000 + "\n", ""),
-        ("a: " + "{b: " * 300 + "1" + "}" * 300 + "\n", ""),
+        ("a: " + "[" * 60_000 + "\n", "deeper"),
+        ("a:\n  " + "- " * 30_000 + "x\n", "deeper"),
+        ("? " * 30_000 + "\n", "deeper"),
+        ("a: " + "{b: " * 300 + "1" + "}" * 300 + "\n", "deeper"),
         ("a: !!python/object/apply:os.system ['false']\n", "python"),
         ("a: [unclosed\n", ""),
         ("a: 2024-13-45\n", "month"),
@@ -200,3 +202,9 @@ def test_plain_json_refuses_endless_nesting():
 )
 def test_the_title_is_the_first_level_one_heading(text, title):
     assert find_markdown_title(text) == title
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("filler", [" ", "#", "{", "# "])
+def test_a_hostile_heading_costs_no_time(filler):
+    assert find_markdown_title("# a" + filler * 60_000 + "x").startswith("a")

@@ -15,7 +15,7 @@ from rag_pipeline.embeddings.fingerprint import (
     same_space,
     unpack_fingerprint,
 )
-from rag_pipeline.embeddings.models import ModelSpec, PartialEmbeddingError, RowFailure, load_model
+from rag_pipeline.embeddings.models import ModelSpec, PartialEmbeddingError, RowFailure, load_model, normalise_rows
 from rag_pipeline.embeddings.packaged import find_packaged_model
 from rag_pipeline_tests.embeddings.conftest import MINILM
 
@@ -106,7 +106,8 @@ def test_an_unknown_limit_is_judged_by_the_long_canary(fingerprint, minilm, tmp_
 
 def test_a_noisy_server_widens_the_tolerance_but_not_without_end(fingerprint):
     noise = np.random.default_rng(3).normal(0, 4e-4, fingerprint.canary_vectors.shape)
-    moved = dataclasses.replace(fingerprint, canary_vectors=(fingerprint.canary_vectors + noise).astype(np.float32))
+    vectors = normalise_rows(fingerprint.canary_vectors + noise.astype(np.float32))
+    moved = dataclasses.replace(fingerprint, canary_vectors=vectors)
     assert not same_space(fingerprint, moved)
     assert same_space(fingerprint, dataclasses.replace(moved, noise=3e-5))
     far = dataclasses.replace(moved, canary_vectors=np.roll(moved.canary_vectors, 1, axis=0), noise=1.0)

@@ -16,6 +16,7 @@ from rag_pipeline.embeddings.models import (
 from rag_pipeline.embeddings.openai_compatible import BatchLimits, EndpointModel, take_batch
 from rag_pipeline_tests.embeddings.scripted_endpoint import Answer, serve
 
+EIGHT = BatchLimits(texts=8)
 QUICK = RetryPolicy(total=3.0, first=0.02, longest=0.1)
 TEXTS = [f"text number {number}" for number in range(20)]
 
@@ -33,7 +34,7 @@ def _give_vectors(asked, shape=lambda _position, vector: vector) -> Answer:
     return Answer({"data": rows[::-1], "model": asked["model"]})
 
 
-def _open(endpoint, *, normalise=False, limits=BatchLimits(texts=8), policy=QUICK, timeout=5.0, **spec):
+def _open(endpoint, *, normalise=False, limits=EIGHT, policy=QUICK, timeout=5.0, **spec):
     return EndpointModel(
         ModelSpec("m", "openai:m", base_url=endpoint.base_url, normalise=normalise, **spec),
         model="m",
@@ -196,6 +197,6 @@ def test_no_texts_ask_only_for_the_dimension():
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize(("texts", "tokens", "taken"), [(3, 10**6, 3), (9, 40, 2), (9, 1, 1)])
+@pytest.mark.parametrize(("texts", "tokens", "taken"), [(3, 10**6, 3), (9, 40, 4), (9, 1, 1)])
 def test_a_batch_keeps_to_texts_and_tokens_and_is_never_empty(texts, tokens, taken):
     assert take_batch(range(9), ["a text of some words"] * 9, texts, tokens) == list(range(taken))

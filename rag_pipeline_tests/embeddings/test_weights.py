@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,14 @@ def test_prompts_the_model_declares_can_be_offered(tmp_path):
     (directory / "config_sentence_transformers.json").write_text(json.dumps(config))
     assert read_declared_prompts(ModelSpec("m", str(directory))) == ("query: ", "passage: ")
     assert read_declared_prompts(ModelSpec("m", "packaged:all-MiniLM-L6-v2")) == ("", "")
+
+
+def test_a_hub_that_cannot_be_reached_is_unavailable_not_refused(tmp_path):
+    program = (
+        "from rag_pipeline.embeddings.models import ModelSpec, ModelUnavailable, load_model\n"
+        "try: load_model(ModelSpec('m', 'org/name'))\n"
+        "except ModelUnavailable as error: print('unavailable')"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "unavailable", done.stderr

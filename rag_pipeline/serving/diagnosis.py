@@ -1,0 +1,57 @@
+"""`rag doctor`: is everything that is served true?"""
+
+from dataclasses import dataclass
+
+from rag_pipeline.database.engine import Database
+from rag_pipeline.index import store
+from rag_pipeline.index.building import build_generation, refresh_generation
+from rag_pipeline.index.reconciliation import find_discrepancies, repair
+from rag_pipeline.serving.store import read_serving
+from rag_pipeline.settings import Settings
+
+CARED_FOR = ("ready", "serving", "soaking")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    name: str
+    good: bool
+    detail: str
+
+
+def diagnose(database: Database, settings: Settings) -> list[Finding]:
+    """Look at the server, the pointer, and every generation that may serve."""
+    findings = []
+    with database.connection() as connection:
+        version = connection.info.server_version
+        row = connection.execute("select extversion from pg_extension where extname = 'vector'").fetchone()
+        where = "embedded" if settings.database_url is None else "RAG_DATABASE_URL"
+        findings.append(
+            Finding("server", row is not None, f"PostgreSQL {version // 10_000}, pgvector {row and row[0]} ({where})")
+        )
+        serving = read_serving(connection)
+        generations = store.list_generations(connection, CARED_FOR)
+        pending = store.count_pending(connection)
+    detail = f"generation {serving.generation_id}" if serving else "nothing serves yet: rag ingest PATH"
+    findings.append(Finding("serving", serving is not None, detail))
+    for generation in generations:
+        name = f"generation {generation.id} ({generation.model}, {generation.state})"
+        found = find_discrepancies(database, generation)
+        findings.append(Finding(name, found.clean, found.describe()))
+        queue = pending.get(generation.id)
+        if queue is not None:
+            detail = f"{queue.documents} documents wait since {queue.oldest:%Y-%m-%d %H:%M:%S}"
+            findings.append(Finding(f"{name} queue", False, detail))
+    return findings
+
+
+def mend(database: Database, settings: Settings) -> None:
+    """Repair every generation that may serve: rows, words, queue and index."""
+    with database.connection() as connection:
+        generations = store.list_generations(connection, CARED_FOR)
+    for generation in generations:
+        repair(database, generation)
+        refresh_generation(database, settings, generation)
+        build_generation(database, settings, generation)

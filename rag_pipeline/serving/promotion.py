@@ -1,0 +1,83 @@
+"""Moving the pointer: one transaction, with the gate's conditions re-read inside it."""
+
+from rag_pipeline.database.engine import Database
+from rag_pipeline.index.applying import apply_changes
+from rag_pipeline.index.store import Generation, read_generation
+from rag_pipeline.serving import store
+from rag_pipeline.serving.store import Promotable
+
+
+class GateRefusedError(Exception):
+    """The gate does not let the generation serve; the message says which condition fails and what to do."""
+
+
+def explain_refusal(generation_id: int, gate: Promotable | None, *, force: bool) -> str | None:
+    """Why a generation may not serve, or None if it may. `force` overrides the verdict and nothing else. Pure."""
+    if gate is None:
+        return f"There is no generation {generation_id}"
+    if not gate.state_allows:
+        return f"Generation {generation_id} is not ready; build it first: rag model swap"
+    if not gate.index_valid:
+        return f"Generation {generation_id} has no valid HNSW index; rebuild it: rag doctor --repair"
+    if force:
+        return None
+    if gate.evaluation_id is None:
+        return f"Generation {generation_id} was not compared with what serves now; run: rag model swap, or --force"
+    if not gate.verdict_allows:
+        return f"The verdict on generation {generation_id} is {gate.verdict}: {gate.reason}. --force overrides it"
+    return None
+
+
+def promote(database: Database, generation_id: int, *, actor: str, reason: str, force: bool = False) -> None:
+    """Let a generation serve. Raises `GateRefusedError`; a refused promotion changes nothing.
+
+    Serving already is no error. Its queue is applied first, so that what serves is up to date.
+    """
+    _catch_up(database, generation_id)
+    with database.transaction() as connection:
+        store.lock_pointer(connection)
+        serving = store.read_serving(connection)
+        if serving is not None and serving.generation_id == generation_id:
+            return
+        gate = store.read_promotable(connection, generation_id)
+        if refusal := explain_refusal(generation_id, gate, force=force):
+            raise GateRefusedError(refusal)
+        store.move_pointer(
+            connection,
+            "promote",
+            generation_id,
+            serving.generation_id if serving else None,
+            gate.evaluation_id if gate else None,
+            force and not (gate is not None and gate.verdict_allows),
+            actor,
+            reason,
+        )
+
+
+def rollback(database: Database, *, actor: str, reason: str) -> int:
+    """Let the previous generation serve again, with all that was written since; returns its number.
+
+    Raises `GateRefusedError` if there is none, or it was retired meanwhile.
+    """
+    with database.connection() as connection:
+        serving = store.read_serving(connection)
+    if serving is None or serving.previous_id is None:
+        raise GateRefusedError("There is nothing to roll back to: no generation served before this one")
+    previous = serving.previous_id
+    _catch_up(database, previous)
+    with database.transaction() as connection:
+        store.lock_pointer(connection)
+        now = store.read_serving(connection)
+        if now is None or now.previous_id != previous:
+            raise GateRefusedError("The pointer was moved meanwhile; look at `rag status` and try again")
+        if refusal := explain_refusal(previous, store.read_promotable(connection, previous), force=True):
+            raise GateRefusedError(f"Cannot roll back: {refusal}")
+        store.move_pointer(connection, "rollback", previous, now.generation_id, None, False, actor, reason)
+    return previous
+
+
+def _catch_up(database: Database, generation_id: int) -> None:
+    with database.connection() as connection:
+        generation: Generation | None = read_generation(connection, generation_id)
+    if generation is not None and generation.state in ("ready", "soaking"):
+        apply_changes(database, generation)
