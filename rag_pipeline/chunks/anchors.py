@@ -1,8 +1,9 @@
 """Where to cut when no heading says so: boundaries chosen by content, not by counting from the start.
 
 Content-defined chunking (Muthitacharoen et al., LBFS, 2001; anchors as local extrema follow Bjørner et al.,
-"Content-dependent chunking for differential compression", 2010), over sentences and blocks instead of bytes. Counting makes every chunk after an edit a new one; a boundary that is chosen because of the
-words that follow it is chosen again after the edit, so the chunks behind it stay what they were.
+"Content-dependent chunking for differential compression", 2010), over sentences and blocks
+instead of bytes. Counting moves the cuts after an edit; a boundary that is chosen because of the words that
+follow it is chosen again, so the chunks behind the edit stay what they were.
 """
 
 import re
@@ -107,7 +108,7 @@ def grapheme_boundary_at_or_before(text: str, position: int, floor: int) -> int:
     nearby = text[max(floor, position - 40) : position + 8]
     if nearby.isascii():
         return position
-    import regex
+    import regex  # type: ignore[import-untyped]  # the one library here that knows graphemes
 
     offset = max(floor, position - 40)
     ends = [offset + found.start() for found in regex.finditer(r"\X", nearby)]
@@ -171,15 +172,11 @@ def _choose_cut(positions: Sequence[int], keys: Sequence[int], first: int, last:
     middle = positions[first] + size / 2
     earliest = bisect_left(positions, middle - size * CUT_WITHIN, first + 1, last)
     latest = bisect_right(positions, middle + size * CUT_WITHIN, earliest, last)
-    best = min(
-        range(earliest, latest), key=lambda index: (keys[index], abs(positions[index] - middle)), default=None
-    )
+    best = min(range(earliest, latest), key=lambda index: (keys[index], abs(positions[index] - middle)), default=None)
     if best is not None and keys[best] < GLUED << 32:
         return best
     # Nothing good near the middle: rather an uneven cut than a whole block in two.
-    return min(
-        range(first + 1, last), key=lambda index: (keys[index] >= GLUED << 32, abs(positions[index] - middle))
-    )
+    return min(range(first + 1, last), key=lambda index: (keys[index] >= GLUED << 32, abs(positions[index] - middle)))
 
 
 def _hash_words(text: str, position: int) -> int:

@@ -160,9 +160,7 @@ def _cut_to_ceiling(drafts: Sequence[_Draft], ceiling: int | None, count_tokens:
         aim *= 0.9  # ends the loop: the limit falls until a piece is one character
 
 
-def _count_headers(
-    pieces: Sequence[tuple[_Draft, int]], count_tokens: CountTokens
-) -> Iterator[tuple[int, int]]:
+def _count_headers(pieces: Sequence[tuple[_Draft, int]], count_tokens: CountTokens) -> Iterator[tuple[int, int]]:
     """For each piece the tokens of its header, with its heading path and without."""
     texts = [
         embedded_text(draft.title, path, "")

@@ -1,9 +1,10 @@
-"""What a chunk is to a model and to BM25: its text under a bounded header, and the address of exactly that."""
+"""What a chunk is to a model and to BM25: its text under a bounded header; and the address that names it."""
 
 import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from rag_pipeline.chunks.markdown_blocks import clean_heading
 
@@ -15,9 +16,7 @@ PATH_SEPARATOR = " > "
 _LEADING_HEADING = re.compile(r"\s{0,8}(#{1,6}[ \t][^\n]{0,1000})\n")
 # Code comes first, so that what only looks like a link in it is left alone: `[this](int a)` is C++.
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]{1,500}`"
-_DESTINATION = (
-    r"(?:(?:https?|mailto|ftp):|\.{0,2}/|#|[\w.-]{1,200}/|[\w-]{1,200}\.\w{2,5}[#)])[^()\s]{0,2000}"
-)
+_DESTINATION = r"(?:(?:https?|mailto|ftp):|\.{0,2}/|#|[\w.-]{1,200}/|[\w-]{1,200}\.\w{2,5}[#)])[^()\s]{0,2000}"
 _LINK_TITLE = r"(?:[ \t]+\"[^\"\n]{0,300}\")?"
 _ATTRIBUTES = r"\{:?[ \t]*[#.][^{}\n]{0,500}\}"
 _INVISIBLE = re.compile(
@@ -34,8 +33,7 @@ def embedded_text(title: str, heading_path: Sequence[str], text: str) -> str:
 
     The title, the headings, a blank line, the words of the text. A heading that the text itself opens with
     is not repeated; a long title or path is cut, so that the header never takes the place of the text. Link
-    destinations and attribute lists are left out (see `visible_words`), so two chunks whose texts differ in
-    those alone are one to the models: whoever shows a chunk cuts its text from the document, by its offsets.
+    destinations and attribute lists are left out (see `visible_words`).
     """
     header = "\n".join(line for line in _header(title, heading_path, text) if line)
     words = visible_words(text)
@@ -54,9 +52,13 @@ def visible_words(text: str) -> str:
 
 
 def content_address(title: str, heading_path: Sequence[str], text: str) -> bytes:
-    """SHA-256 (32 bytes) of the embedded text's parts, each with its length, so that no two splits collide."""
+    """SHA-256 (32 bytes) of title, path and text, each with its length: equal only if all three are equal.
+
+    It covers the text itself and not only its visible words: a chunk's row is shared by all versions with its
+    address, so two texts that differ in a link's destination need two rows, or one would show the other's.
+    """
     digest = hashlib.sha256()
-    for part in (*_header(title, heading_path, text), visible_words(text)):
+    for part in (title, *heading_path, text):
         encoded = part.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "big"))
         digest.update(encoded)
@@ -126,11 +128,8 @@ def _bound(text: str, budget: int) -> str:
     text = " ".join(text[: 8 * budget].split())
     if len(text) * 2 <= budget or _weigh(text) <= budget:
         return text
-    weight = 0.0
-    for position, character in enumerate(text):
-        weight += _weigh_character(character)
-        if weight > budget:
-            break
+    weights = accumulate(map(_weigh_character, text))
+    position = next((at for at, weight in enumerate(weights) if weight > budget), len(text))
     # A word without end may be as many tokens as it has characters, whatever the sum above says.
     kept = text[:position]
     while _weigh(kept) > budget:
@@ -142,9 +141,7 @@ def _weigh(text: str) -> int:
     """A cautious estimate of tokens for WordPiece and byte-level tokenizers."""
     return int(
         sum(
-            len(word)
-            if len(word) > _LONGEST_WORD and word.isascii()
-            else 0.25 + sum(map(_weigh_character, word))
+            len(word) if len(word) > _LONGEST_WORD and word.isascii() else 0.25 + sum(map(_weigh_character, word))
             for word in text.split()
         )
         + 0.99

@@ -103,6 +103,7 @@ class _Scanner:
         self.kind: BlockKind | None = None
         self.start = self.end = 0
         self.lines = 0
+        self.heading_line = ""  # the first line of the open text, should an underline follow
         self.after_blank = False
         self.until = ""  # what closes an open fence or raw HTML element
 

@@ -33,9 +33,7 @@ def clip_blocks(blocks: Sequence[Block], start: int, end: int) -> list[Block]:
     """The blocks of `text[start:end]`; those that reach over its edges are cut there."""
     first = bisect_right(blocks, start, key=lambda block: block.end)
     last = bisect_left(blocks, end, key=lambda block: block.start)
-    return [
-        block._replace(start=max(block.start, start), end=min(block.end, end)) for block in blocks[first:last]
-    ]
+    return [block._replace(start=max(block.start, start), end=min(block.end, end)) for block in blocks[first:last]]
 
 
 class _Splitter:

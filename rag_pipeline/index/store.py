@@ -77,6 +77,9 @@ def create_generation(
         ).format(sql.Identifier(table), column_type)
     )
     connection.execute(
+        sql.SQL("create index on rag.{} (tenant)").format(sql.Identifier(table))
+    )  # tells a search at once whether there is more than one
+    connection.execute(
         sql.SQL("create table rag.{} partition of rag.generation_version for values in ({})").format(
             sql.Identifier(f"generation_version_{number}"), sql.Literal(number)
         )

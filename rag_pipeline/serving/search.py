@@ -29,6 +29,8 @@ MOST_EXACT = 8_000
 # What each leg hands to fusion, at least: deep enough that a chunk good in one leg is normalised fairly.
 CANDIDATES = 100
 SLACK = 1.5
+MOST_ATTEMPTS = 5
+TENANTS_KNOWN_SECONDS = 5.0
 
 
 class NothingServesError(Exception):
@@ -77,6 +79,7 @@ class Searcher:
     def __init__(self, database: Database, *, ef_search: int = 40) -> None:
         self.database, self.ef_search = database, ef_search
         self._opened: dict[int, _Opened] = {}
+        self._pointer: int | None = None
 
     def search(
         self,
@@ -95,31 +98,39 @@ class Searcher:
         Raises `NothingServesError` before the first generation serves, `LookupError` for an unknown one.
         """
         scope = Scope(tenant, dict(where or {}), as_of)
-        for _attempt in range(5):
-            with self.database.connection() as connection:
-                number = generation if generation is not None else search_store.read_pointer(connection)
-                opened = self._open(connection, number)
+        for _attempt in range(MOST_ATTEMPTS):
+            opened = self._open_generation(generation)
             began = time.perf_counter()
-            if mode == "lexical":
-                embedded = None
-            elif vector is not None:
-                embedded = vector
-            else:
-                embedded = opened.model().embed_queries([query])[0]
+            embedded = None
+            if mode != "lexical":
+                embedded = vector if vector is not None else opened.model().embed_queries([query])[0]
             embed_ms = (time.perf_counter() - began) * 1000
             began = time.perf_counter()
             try:
                 with self.database.connection() as connection:
-                    hits = _Search(connection, opened, scope, k, self.ef_search).run(mode, query, embedded)
-                    moved = generation is None and search_store.read_pointer(connection) != opened.generation.id
+                    search = _Search(connection, opened, scope, k, self.ef_search)
+                    pointer, hits = search.run(mode, query, embedded)
             except psycopg.errors.UndefinedTable:
-                moved = True  # retired and dropped between two statements
-            if moved:
+                pointer, hits = None, []  # retired and dropped between two statements
+            if generation is None and pointer != opened.generation.id:
                 self._opened.pop(opened.generation.id, None)
+                self._pointer = None
                 continue
             milliseconds = {"embed": embed_ms, "retrieve": (time.perf_counter() - began) * 1000}
             return SearchResult(query, mode, opened.generation.id, opened.generation.model, hits, milliseconds)
-        raise NothingServesError("The serving pointer moved five times during one search; try again")
+        raise NothingServesError(f"The serving pointer moved {MOST_ATTEMPTS} times during one search; try again")
+
+    def _open_generation(self, generation: int | None) -> "_Opened":
+        number = generation if generation is not None else self._pointer
+        opened = self._opened.get(number) if number is not None else None
+        if opened is not None:
+            return opened
+        with self.database.connection() as connection:
+            number = generation if generation is not None else search_store.read_pointer(connection)
+            opened = self._open(connection, number)
+        if generation is None:
+            self._pointer = number
+        return opened
 
     def _open(self, connection: psycopg.Connection, number: int | None) -> "_Opened":
         if number is None:
@@ -142,10 +153,21 @@ class _Opened:
     def __init__(self, generation: Generation, record: ModelRecord) -> None:
         self.generation, self.record = generation, record
         self.analyzer = open_analyzer(generation.stemmer)
+        self._only_tenant: str | None = None
+        self._looked_at = float("-inf")
         self.fusion_weight = float(generation.metrics.get("fusion_weight", generation.recipe["fusion_weight"]))
 
     def model(self) -> EmbeddingModel:
         return open_checked_model(self.record)
+
+    def has_only_tenant(self, connection: psycopg.Connection, tenant: str) -> bool:
+        """Whether the table held rows of this tenant only, some seconds ago. An old answer costs depth, never
+        privacy: hits are joined to the tenant's documents in any case."""
+        if time.monotonic() - self._looked_at > TENANTS_KNOWN_SECONDS:
+            first, last = search_store.list_tenant_bounds(connection, self.generation)
+            self._only_tenant = first if first == last else None
+            self._looked_at = time.monotonic()
+        return self._only_tenant == tenant
 
 
 class _Search:
@@ -155,25 +177,35 @@ class _Search:
         self.connection, self.opened, self.generation = connection, opened, opened.generation
         self.scope, self.k, self.ef_search = scope, k, ef_search
 
-    def run(self, mode: Mode, query: str, vector: np.ndarray | None) -> list[Hit]:
+    def run(self, mode: Mode, query: str, vector: np.ndarray | None) -> tuple[int | None, list[Hit]]:
+        """(the generation that serves at the end of the search, hits)."""
         narrow = self._narrow()
         width = self.k if mode != "hybrid" else max(CANDIDATES, self.k)
+        if mode == "vector" and vector is not None and narrow.how == "none":
+            pointer, found = self._run_short(vector, width)
+            if len(found) >= self.k:
+                return pointer, self._hits(found)
         while True:
             near = self._vectors(vector, width, narrow) if vector is not None else {}
             words = self._words(query, width, narrow) if mode != "vector" else {}
-            fused = fuse(near, words, self.opened.fusion_weight)
-            found = self._find(mode, fused)
+            found = self._find(mode, fuse(near, words, self.opened.fusion_weight))
             # deleted documents leave the index a moment later: look deeper rather than return less
             full = len(near) >= width or len(words) >= width
             if len(found) >= self.k or not full or width > 100 * self.k + 1000:
-                return [self._hit(rank, hit) for rank, hit in enumerate(found, start=1)]
+                return search_store.read_pointer(self.connection), self._hits(found)
             width *= 4
+
+    def _run_short(self, vector: np.ndarray, width: int) -> tuple[int | None, list[FoundHit]]:
+        """The common case in one round trip."""
+        ef_search = min(1000, max(self.ef_search, width))
+        search_store.set_search_width(self.connection, ef_search, iterative=False)
+        return search_store.find_nearest_hits(self.connection, self.generation, self.scope, vector, width, self.k)
 
     def _narrow(self) -> "_Narrow":
         """How the scope is applied: not at all, chunk by chunk, or inside the scans."""
         if self.scope.as_of is not None:
             return _Narrow("ledger")
-        if not self.scope.where and search_store.has_one_tenant(self.connection, self.generation, self.scope.tenant):
+        if not self.scope.where and self.opened.has_only_tenant(self.connection, self.scope.tenant):
             return _Narrow("none")
         ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, MOST_EXACT)
         return _Narrow("few", ids) if len(ids) <= MOST_EXACT else _Narrow("many")
@@ -226,6 +258,9 @@ class _Search:
             if len(found) >= self.k:
                 return found
         return search_store.find_hits(self.connection, self.generation, self.scope, scores, self.k)
+
+    def _hits(self, found: list[FoundHit]) -> list[Hit]:
+        return [self._hit(rank, hit) for rank, hit in enumerate(found, start=1)]
 
     def _hit(self, rank: int, hit: FoundHit) -> Hit:
         return Hit(

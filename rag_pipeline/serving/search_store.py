@@ -45,15 +45,12 @@ def read_pointer(connection: psycopg.Connection) -> int | None:
     return int(row[0]) if row else None
 
 
-def has_one_tenant(connection: psycopg.Connection, generation: Generation, tenant: str) -> bool:
-    """Whether no other tenant has rows in the generation's table."""
+def list_tenant_bounds(connection: psycopg.Connection, generation: Generation) -> tuple[str | None, str | None]:
+    """The first and the last tenant with rows in the generation's table: equal where there is only one."""
     row = connection.execute(
-        sql.SQL("select not exists (select from rag.{} where tenant <> %s)").format(
-            sql.Identifier(generation.table_name)
-        ),
-        (tenant,),
+        sql.SQL("select min(tenant), max(tenant) from rag.{}").format(sql.Identifier(generation.table_name))
     ).fetchone()
-    return bool(row and row[0])
+    return row or (None, None)
 
 
 def set_search_width(connection: psycopg.Connection, width: int, *, iterative: bool) -> None:

@@ -8,9 +8,27 @@ from rag_pipeline.chunks.anchors import cut_at_anchors, split_into_atoms
 from rag_pipeline.chunks.markdown_blocks import BlockKind
 
 ATOMS = [
-    ("One two. Three four. Five six.", BlockKind.TEXT, 12, ["One two. ", "Three four. ", "Five six."], "sentences"),
-    ("一二三。四五六！七八九", BlockKind.TEXT, 5, ["一二三。", "四五六！", "七八九"], "no spaces between sentences"),
-    ("他说“好。”然后走", BlockKind.TEXT, 6, ["他说“好。”", "然后走"], "a closing quote ends with its sentence"),
+    (
+        "One two. Three four. Five six.",
+        BlockKind.TEXT,
+        12,
+        ["One two. ", "Three four. ", "Five six."],
+        "sentences",
+    ),
+    (
+        "一二三。四五六！七八九",
+        BlockKind.TEXT,
+        5,
+        ["一二三。", "四五六！", "七八九"],
+        "no spaces between sentences",
+    ),
+    (
+        "他说“好。”然后走",
+        BlockKind.TEXT,
+        6,
+        ["他说“好。”", "然后走"],
+        "a closing quote ends with its sentence",
+    ),
     ("aa bb cc dd", BlockKind.TEXT, 6, ["aa ", "bb ", "cc ", "dd"], "words where nothing else parts"),
     ("|a|\n|b|\n|c|", BlockKind.TABLE, 6, ["|a|\n", "|b|\n", "|c|"], "rows"),
     ("a\nb\n\nc\nd", BlockKind.CODE, 5, ["a\nb\n\n", "c\nd"], "blank lines in code before lines"),
@@ -32,7 +50,8 @@ def test_no_atom_and_no_piece_is_longer_than_the_limit(text: str, limit: int) ->
     atoms = split_into_atoms(text, 0, len(text), BlockKind.TEXT, limit, 0)
     cuts = cut_at_anchors(text, atoms, len(text), limit)
     for starts in ([atom.start for atom in atoms], cuts):
-        assert starts == sorted(set(starts)) and starts[0] == 0
+        assert starts == sorted(set(starts))
+        assert starts[0] == 0
         assert all(end - start <= limit for start, end in zip(starts, [*starts[1:], len(text)], strict=True))
 
 

@@ -16,17 +16,33 @@ BLOCKS = [
     ("A\n===\nb", [("HEADING", "A\n==="), ("TEXT", "b")], "setext, level 1"),
     ("A\nB\n---\n", [("TEXT", "A\nB"), ("TEXT", "---")], "two lines are a paragraph, then a rule"),
     ("one\n\ntwo", [("TEXT", "one"), ("TEXT", "two")], "a blank line parts paragraphs"),
-    ("```\n# no\n\nx\n```\ny", [("CODE", "```\n# no\n\nx\n```"), ("TEXT", "y")], "a fence hides headings and blanks"),
+    (
+        "```\n# no\n\nx\n```\ny",
+        [("CODE", "```\n# no\n\nx\n```"), ("TEXT", "y")],
+        "a fence hides headings and blanks",
+    ),
     ("~~~\n```\n~~~\nz", [("CODE", "~~~\n```\n~~~"), ("TEXT", "z")], "another fence character doesn't close"),
     ("````\n```\n````\nz", [("CODE", "````\n```\n````"), ("TEXT", "z")], "a shorter fence doesn't close"),
     ("```\nopen\n\n# still", [("CODE", "```\nopen\n\n# still")], "an unclosed fence runs to the end"),
     ("|a|b|\n|-|-|\n|1|2|\nend", [("TABLE", "|a|b|\n|-|-|\n|1|2|"), ("TEXT", "end")], "a pipe table"),
     ("a | b\n--|--\n1 | 2", [("TABLE", "a | b\n--|--\n1 | 2")], "a table without outer pipes"),
-    ("- a\n  more\n- b\n\n  c\nend", [("LIST", "- a\n  more\n- b\n\n  c\nend")], "lazy line belongs to the item"),
+    (
+        "- a\n  more\n- b\n\n  c\nend",
+        [("LIST", "- a\n  more\n- b\n\n  c\nend")],
+        "lazy line belongs to the item",
+    ),
     ("- a\n\nend", [("LIST", "- a"), ("TEXT", "end")], "text at the margin after a blank ends the list"),
-    ("1. a\n   ```\n   # no\n   ```\n2. b", [("LIST", "1. a\n   ```\n   # no\n   ```\n2. b")], "a fence in an item"),
+    (
+        "1. a\n   ```\n   # no\n   ```\n2. b",
+        [("LIST", "1. a\n   ```\n   # no\n   ```\n2. b")],
+        "a fence in an item",
+    ),
     ("::: tip\nx\n:::", [("OPENER", "::: tip"), ("TEXT", "x"), ("CLOSER", ":::")], "a container's marks"),
-    ("---\nt: 1\n---\n# A", [("CODE", "---\nt: 1\n---"), ("HEADING", "# A")], "front matter is no setext heading"),
+    (
+        "---\nt: 1\n---\n# A",
+        [("CODE", "---\nt: 1\n---"), ("HEADING", "# A")],
+        "front matter is no setext heading",
+    ),
     ("<!--\n# no\n-->\nx", [("CODE", "<!--\n# no\n-->"), ("TEXT", "x")], "a comment hides headings"),
     ("a\r\n\r\nb\r\n", [("TEXT", "a\r"), ("TEXT", "b\r")], "CRLF, offsets as in the original"),
     ("page\fnext", [("TEXT", "page\fnext")], "a form feed is a line break"),
@@ -35,9 +51,7 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("text", "expected", "reason"), BLOCKS, ids=[row[2] for row in BLOCKS])
-def test_text_is_cut_into_the_blocks_a_reader_sees(
-    text: str, expected: list[tuple[str, str]], reason: str
-) -> None:
+def test_text_is_cut_into_the_blocks_a_reader_sees(text: str, expected: list[tuple[str, str]], reason: str) -> None:
     found = scan_blocks(normalise_line_breaks(text))
     assert [(block.kind.name, text[block.start : block.end]) for block in found] == expected, reason
 

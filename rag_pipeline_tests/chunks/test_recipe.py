@@ -32,4 +32,4 @@ def test_the_fingerprint_moves_with_every_field_and_survives_json() -> None:
 )
 def test_a_recipe_no_text_could_satisfy_is_refused(fields: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=r"chunk|unit|size|overlap|ceiling"):
-        ChunkerRecipe(**fields)  # type: ignore[arg-type]
+        pytest.fail(f"{reason}: {ChunkerRecipe(**fields)}")  # type: ignore[arg-type]
