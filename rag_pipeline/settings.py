@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     buckets: int = Field(16, ge=1, le=256, description="Hash buckets of the embedding work; fixed at first run")
 
     chunker: Literal["structure", "recursive"] = Field("structure", description="How documents are split")
-    chunk_size: int = Field(800, ge=100, le=20_000, description="Largest chunk, in RAG_CHUNK_UNIT")
+    chunk_size: int = Field(500, ge=100, le=20_000, description="Largest chunk, in RAG_CHUNK_UNIT")
     chunk_overlap: int = Field(0, ge=0, description="Overlap; 'recursive' only")
     chunk_unit: Literal["characters", "tokens"] = Field("characters", description="Unit of the two above")
     stemmer: str = Field("english", description="Snowball stemmer of words in BM25; 'none' for no stemming")

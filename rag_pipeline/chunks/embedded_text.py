@@ -10,7 +10,7 @@ from rag_pipeline.chunks.markdown_blocks import clean_heading
 
 # In estimated tokens: together a fifth to a quarter of what a small model reads (256).
 TITLE_BUDGET = 48
-PATH_BUDGET = 32
+PATH_BUDGET = 20
 PATH_SEPARATOR = " > "
 
 _LEADING_HEADING = re.compile(r"\s{0,8}(#{1,6}[ \t][^\n]{0,1000})\n")
@@ -20,10 +20,14 @@ _DESTINATION = r"(?:(?:https?|mailto|ftp):|\.{0,2}/|#|[\w.-]{1,200}/|[\w-]{1,200
 _LINK_TITLE = r"(?:[ \t]+\"[^\"\n]{0,300}\")?"
 _ATTRIBUTES = r"\{:?[ \t]*[#.][^{}\n]{0,500}\}"
 _INVISIBLE = re.compile(
-    rf"({_CODE})|(?<=\])\((?={_DESTINATION})[^()\s]{{1,2000}}{_LINK_TITLE}\)(?:{_ATTRIBUTES})?"
+    rf"({_CODE})|!?\[([^\[\]\n]{{1,500}})\]\((?={_DESTINATION})[^()\s]{{1,2000}}{_LINK_TITLE}\)(?:{_ATTRIBUTES})?"
+    rf"|(?<=\])\((?={_DESTINATION})[^()\s]{{1,2000}}{_LINK_TITLE}\)(?:{_ATTRIBUTES})?"
     rf"|(?<=<a)[ \t][^<>]{{0,2000}}(?=>)|[ \t]*{_ATTRIBUTES}(?=[ \t]*(?:\n|$))",
     re.DOTALL,
 )
+# Table rules and lines of dashes; and runs of white space, indentation and blank lines among them.
+_RULES = re.compile(r"^[ \t]*[|:-][|: \t-]{2,}$", re.MULTILINE)
+_GAPS = re.compile(r"[ \t\r\f\v]{2,}|[ \t\r]*\n\s+|[ \t\r]+\n")
 _MARKS = re.compile(r"[\W_]+")
 _LONGEST_WORD = 24
 
@@ -41,28 +45,30 @@ def embedded_text(title: str, heading_path: Sequence[str], text: str) -> str:
 
 
 def visible_words(text: str) -> str:
-    """The text as a reader sees it: without link destinations, `<a>` attributes and `{ #id .class }` lists.
+    """The text as a reader sees it: without link destinations, `<a>` attributes, `{ #id .class }` lists, table
+    rules, indentation and blank lines.
 
     They cost a small model a large share of its tokens, say nothing about the content, and change in bulk
     when a site moves. Code, bare addresses and `<https://...>` stay. Never longer than the text.
     """
     if "](" in text or "<a" in text or "{" in text:
-        return _INVISIBLE.sub(r"\1", text)
-    return text
+        text = _INVISIBLE.sub(r"\1\2", text)
+    if "---" in text:
+        text = _RULES.sub("", text)
+    return _GAPS.sub(_close_gap, text) if _GAPS.search(text) else text
+
+
+def _close_gap(gap: re.Match[str]) -> str:
+    return "\n" if "\n" in gap.group() else " "
 
 
 def content_address(title: str, heading_path: Sequence[str], text: str) -> bytes:
-    """SHA-256 (32 bytes) of title, path and text, each with its length: equal only if all three are equal.
+    """SHA-256 (32 bytes) of exactly what is embedded: equal addresses may share one vector, and do.
 
-    It covers the text itself and not only its visible words: a chunk's row is shared by all versions with its
-    address, so two texts that differ in a link's destination need two rows, or one would show the other's.
+    Texts that differ only in what is not embedded (a link's destination, indentation) share an address; what
+    a reader is shown is therefore the version's own text, never the chunk's.
     """
-    digest = hashlib.sha256()
-    for part in (title, *heading_path, text):
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return digest.digest()
+    return hashlib.sha256(embedded_text(title, heading_path, text).encode("utf-8", "surrogatepass")).digest()
 
 
 def is_same_heading(one: str, other: str) -> bool:

@@ -26,7 +26,7 @@ class ChunkerRecipe:
     name: str = "structure"
     # The smallest size tried at which the mean chunk is no smaller than that of fixed 500/50 chunks, in
     # English and Korean (benchmarks/chunk_reuse.py); English of that length stays below 256 tokens.
-    size: int = 700
+    size: int = 500
     overlap: int = 0
     unit: str = "characters"
     max_tokens: int | None = 256

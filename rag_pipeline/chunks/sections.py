@@ -9,7 +9,7 @@ from rag_pipeline.chunks.markdown_blocks import Block, BlockKind
 
 # A section shorter than this share of the limit is joined to the section after it: a heading with one line
 # under it says too little to be found, and too many of them would make the mean chunk small.
-JOINED_BELOW = 0.5
+JOINED_BELOW = 0.25
 
 
 Range = tuple[int, int]

@@ -41,7 +41,13 @@ def apply_changes(database: Database, generation: Generation) -> Moved:
 
 
 def load_generation(database: Database, generation: Generation) -> Moved:
-    """Load everything there is into a building generation, in one transaction. A second call does nothing."""
+    """Load everything there is into a building generation, in one transaction. A second call does nothing.
+
+    Whoever changes documents without knowing of this generation is waited for first: nothing is queued for it.
+    """
+    if generation.loaded_at is None:
+        with database.connection() as connection:
+            store.wait_for_writers(connection)
     with database.transaction() as connection:
         _lock_active(connection, generation)
         current = store.read_generation(connection, generation.id)
@@ -77,8 +83,9 @@ def _lock_active(connection: psycopg.Connection, generation: Generation) -> None
 def _apply_words(connection: psycopg.Connection, generation: Generation) -> None:
     """Bring the lexical index to the chunks that are served; must run after `move_documents`."""
     analyzer = open_analyzer(generation.stemmer)
-    born = delta_store.read_born_words(connection, generation)
+    # locked before anything is compared: another generation may be giving up a chunk that this one takes up
     statistics = lexical_store.open_lexical_index(connection, generation.chunker_id, analyzer.name)
+    born = delta_store.read_born_words(connection, generation)
     dead = delta_store.read_dead_words(connection, generation)
     lexical_store.delete_lexical_chunks(connection, generation.chunker_id, [(d.id, d.length, d.term_ids) for d in dead])
     # an index built after a large load is smaller and several times faster to build than one kept up to date

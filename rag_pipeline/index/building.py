@@ -95,7 +95,6 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
         check_dimension(IndexRecipe(**recipe["index"]), dimension)
         number = store.create_generation(connection, model.id, chunker.id, dimension, recipe)
     with database.connection() as connection:
-        store.wait_for_writers(connection)
         return _read(connection, number)
 
 
@@ -137,6 +136,7 @@ def build_generation(database: Database, settings: Settings, generation: Generat
 
 def _build_index(database: Database, settings: Settings, generation: Generation) -> BuildReport | None:
     with database.session() as connection:
+        store.lock_build(connection, generation.id)
         state = store.read_index_state(connection, generation)
         if state is not None and state.valid:
             return None

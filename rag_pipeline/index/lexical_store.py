@@ -172,3 +172,29 @@ def _shift(connection: psycopg.Connection, term_ids: Sequence[int], sign: int) -
     ids, counts = np.unique(np.asarray(term_ids, dtype=np.int64), return_counts=True)
     if len(ids):
         QUERIES.shift_term_counts(connection, term_ids=ids.tolist(), shifts=(sign * counts).tolist())
+
+
+def find_wrong_words(connection: psycopg.Connection, chunker_id: int) -> list[int]:
+    """Chunks whose words nobody serves, or whose postings differ from their words. A pass over all postings."""
+    return [row[0] for row in QUERIES.wrong_words(connection, chunker_id=chunker_id)]
+
+
+def count_lost_words(connection: psycopg.Connection, chunker_id: int) -> int:
+    """Chunks in the temporary table `served` whose words the index does not know."""
+    return len(list(QUERIES.lost_words(connection, chunker_id=chunker_id)))
+
+
+def count_wrong_statistics(connection: psycopg.Connection, chunker_id: int) -> int:
+    """Terms and totals that are not what a recount gives."""
+    return int(QUERIES.wrong_statistics(connection, chunker_id=chunker_id))
+
+
+def forget_wrong_words(connection: psycopg.Connection, chunker_id: int) -> None:
+    """Delete what `find_wrong_words` finds and recount the statistics; what is served must be indexed again."""
+    QUERIES.lock_lexical_index(connection, chunker_id=chunker_id)
+    wrong = find_wrong_words(connection, chunker_id)
+    if wrong:
+        QUERIES.forget_words(connection, chunker_id=chunker_id, chunk_ids=wrong)
+        QUERIES.forget_postings(connection, chunker_id=chunker_id, chunk_ids=wrong)
+    QUERIES.recount_terms(connection, chunker_id=chunker_id)
+    QUERIES.recount_lexical_index(connection, chunker_id=chunker_id)

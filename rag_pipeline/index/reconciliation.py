@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.index import store
+from rag_pipeline.index import lexical_store, store
 from rag_pipeline.index.applying import apply_changes
 from rag_pipeline.index.store import Generation
 
@@ -18,7 +18,8 @@ class Discrepancies:
     stale: documents served at another version than their current one and not queued. missing, orphaned:
     index rows that should be there, or should not. altered: rows that differ from the ledger's vector.
     zero: rows without direction. duplicate: texts with more than one row. words: chunks that the lexical
-    index lacks, or holds though nobody serves them.
+    index lacks, holds though nobody serves them, or holds other postings of. statistics: terms and totals
+    that are not what a recount gives.
     """
 
     stale: int = 0
@@ -28,6 +29,7 @@ class Discrepancies:
     zero: int = 0
     duplicate: int = 0
     words: int = 0
+    statistics: int = 0
     index_valid: bool = True
 
     @property
@@ -66,8 +68,10 @@ STALE = """
 """
 MISSING_ROWS = """
     select s.chunk_id from served s
-    join rag.embedding e on e.space_id = %(space)s and e.chunk_id = s.chunk_id
     where not exists (select from rag.{table} i where i.chunk_id = s.chunk_id)
+      and (exists (select from rag.embedding e where e.space_id = %(space)s and e.chunk_id = s.chunk_id)
+           or not exists (select from rag.embedding_failure f
+                          where f.space_id = %(space)s and f.chunk_id = s.chunk_id))
 """
 ORPHANED_ROWS = (
     "select i.chunk_id from rag.{table} i where not exists (select from served s where s.chunk_id = i.chunk_id)"
@@ -76,19 +80,6 @@ ALTERED_ROWS = """
     select i.chunk_id from rag.{table} i
     left join rag.embedding e on e.space_id = %(space)s and e.chunk_id = i.chunk_id
     where e.vector::{type} is distinct from i.embedding
-"""
-WORDS = """
-    select count(*) from (
-        select s.chunk_id from served s
-        where not exists (select from rag.lexical_chunk l
-                          where l.chunker_id = %(chunker)s and l.chunk_id = s.chunk_id)
-        union all
-        select l.chunk_id from rag.lexical_chunk l
-        where l.chunker_id = %(chunker)s and not exists (
-            select from rag.version_chunk vc
-            join rag.generation_version gv on gv.version_id = vc.version_id
-            where vc.chunk_id = l.chunk_id and vc.chunker_id = %(chunker)s)
-    ) w
 """
 
 
@@ -110,7 +101,9 @@ def find_discrepancies(database: Database, generation: Generation) -> Discrepanc
                 "select 1 from rag.{table} i join rag.chunk c on c.id = i.chunk_id"
                 " group by c.tenant, c.content_sha256 having count(*) > 1",
             ),
-            words=_scalar(connection, generation, WORDS),
+            words=lexical_store.count_lost_words(connection, generation.chunker_id)
+            + len(lexical_store.find_wrong_words(connection, generation.chunker_id)),
+            statistics=lexical_store.count_wrong_statistics(connection, generation.chunker_id),
             index_valid=index is not None and index.valid,
         )
 
@@ -118,6 +111,7 @@ def find_discrepancies(database: Database, generation: Generation) -> Discrepanc
 def repair(database: Database, generation: Generation) -> None:
     """Delete rows that should not be there, queue the documents that are not true, and apply the queue.
 
+    A document whose vectors are gone from the ledger stays queued until they are embedded again.
     An invalid index is dropped and built again by the caller's next build.
     """
     with database.transaction() as connection:
@@ -125,6 +119,7 @@ def repair(database: Database, generation: Generation) -> None:
         _hold_served(connection, generation)
         for wrong in (ORPHANED_ROWS, ALTERED_ROWS):
             _run(connection, generation, "delete from rag.{table} where chunk_id in (" + wrong + ")")
+        lexical_store.forget_wrong_words(connection, generation.chunker_id)
         _run(
             connection,
             generation,

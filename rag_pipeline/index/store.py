@@ -112,6 +112,11 @@ def lock_generation(connection: psycopg.Connection, number: int) -> str:
     return str(QUERIES.lock_generation(connection, id=number))
 
 
+def lock_build(connection: psycopg.Connection, number: int) -> None:
+    """Keep other builders of a generation's index out until this session ends; waits for one that builds."""
+    list(QUERIES.lock_build(connection, id=number))
+
+
 def set_state(connection: psycopg.Connection, number: int, state: str) -> None:
     """Move a generation to a state."""
     QUERIES.set_state(connection, id=number, state=state)

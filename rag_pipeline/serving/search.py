@@ -33,8 +33,23 @@ MOST_ATTEMPTS = 5
 TENANTS_KNOWN_SECONDS = 5.0
 
 
+class TimeError(ValueError):
+    """A time that cannot be read."""
+
+
 class NothingServesError(Exception):
     """No generation serves yet; the message says what to do."""
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ISO 8601 time; without a zone it is this machine's. Raises `TimeError`."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise TimeError(f"{text!r} is not a time; write it as 2026-11-21 or 2026-11-21T12:00+01:00") from None
+    return moment if moment.tzinfo else moment.astimezone()
 
 
 @dataclass(frozen=True)

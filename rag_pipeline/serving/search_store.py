@@ -15,7 +15,7 @@ from rag_pipeline.serving.scope import Scope, compose_scope
 ANYTHING = sql.SQL("")
 HIT_COLUMNS = sql.SQL(
     "f.score, f.vector, f.lexical, coalesce(d.external_id, d.uri), d.uri, d.id, v.title, v.ordinal, f.chunk_id,"
-    " c.text, vc.start_offset, vc.end_offset, c.heading_path, v.metadata"
+    " coalesce(vc.own_text, c.text) as text, vc.start_offset, vc.end_offset, vc.heading_path, v.metadata"
 )
 
 
@@ -66,7 +66,8 @@ def set_search_width(connection: psycopg.Connection, width: int, *, iterative: b
     connection._rag_search_width = wanted  # type: ignore[attr-defined]
 
 
-def _nearest(generation: Generation, limit: int, condition: sql.Composable = ANYTHING) -> sql.Composed:
+def compose_nearest(generation: Generation, limit: int, condition: sql.Composable = ANYTHING) -> sql.Composed:
+    """The statement every vector search is made of; its parameter `query` is a vector as text."""
     return sql.SQL(
         "select i.chunk_id, 1 - (i.embedding <=> %(query)s::{type}) as score from rag.{table} i {condition}"
         " order by i.embedding <=> %(query)s::{type} limit {limit}"
@@ -86,7 +87,7 @@ def search_vectors(
     connection: psycopg.Connection, generation: Generation, query: np.ndarray, limit: int
 ) -> dict[int, float]:
     """Nearest chunks through the HNSW index, unfiltered: cosine similarity by chunk id. query: (dimension,)."""
-    rows = connection.execute(_nearest(generation, limit), {"query": _vector_text(query)})
+    rows = connection.execute(compose_nearest(generation, limit), {"query": _vector_text(query)})
     return dict(rows.fetchall())
 
 
@@ -119,7 +120,7 @@ def search_vectors_filtered(
     condition = sql.SQL(
         "where exists (select 1 from rag.version_chunk vc {joins} and vc.chunk_id = i.chunk_id offset 0)"
     ).format(joins=joins)
-    statement = _nearest(generation, limit, condition)
+    statement = compose_nearest(generation, limit, condition)
     return dict(connection.execute(statement, {"query": _vector_text(query), **parameters}).fetchall())
 
 
@@ -238,7 +239,7 @@ def find_nearest_hits(
         " join rag.version_chunk vc on vc.chunk_id = f.chunk_id {joins}"
         " order by f.score desc, d.id, vc.ordinal limit {limit})"
         " select s.generation_id, hits.* from rag.serving s left join hits on true"
-    ).format(nearest=_nearest(generation, width), columns=HIT_COLUMNS, joins=joins, limit=sql.Literal(limit))
+    ).format(nearest=compose_nearest(generation, width), columns=HIT_COLUMNS, joins=joins, limit=sql.Literal(limit))
     rows = connection.execute(statement, {"query": _vector_text(query), **parameters}).fetchall()
     pointer = rows[0][0] if rows else None
     return pointer, [FoundHit(*row[1:]) for row in rows if row[1] is not None]

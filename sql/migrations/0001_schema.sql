@@ -109,10 +109,14 @@ create table rag.version_chunk (
     chunk_id     bigint not null references rag.chunk,
     start_offset int not null,
     end_offset   int not null,
+    heading_path text[] not null,
+    own_text     text,
     primary key (version_id, chunker_id, ordinal),
     check (start_offset >= 0 and end_offset > start_offset)
 );
 comment on table rag.version_chunk is 'Which chunks a version is made of; offsets in characters of its text';
+comment on column rag.version_chunk.own_text is
+    'The version''s own text where it differs from the chunk''s in what is not embedded, such as a link''s destination';
 create index version_chunk_chunk on rag.version_chunk (chunk_id, chunker_id, version_id);
 
 create table rag.version_chunking (

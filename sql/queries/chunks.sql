@@ -75,8 +75,9 @@ order by tenant, content_sha256
 on conflict do nothing;
 
 -- name: insert_version_chunks!
-insert into rag.version_chunk (version_id, chunker_id, ordinal, chunk_id, start_offset, end_offset)
-select i.version_id, :chunker_id, i.ordinal, c.id, i.start_offset, i.end_offset
+insert into rag.version_chunk (version_id, chunker_id, ordinal, chunk_id, start_offset, end_offset, heading_path, own_text)
+select i.version_id, :chunker_id, i.ordinal, c.id, i.start_offset, i.end_offset, i.heading_path,
+       case when i.text <> c.text then i.text end
 from incoming_chunk i
 join rag.chunk c on c.tenant = i.tenant and c.content_sha256 = i.content_sha256
 where i.version_id = any(:version_ids::bigint[]);

@@ -189,6 +189,73 @@ where p.chunker_id = :chunker_id and p.term_id = gone.term_id and p.chunk_id = g
 -- name: delete_lexical_chunks!
 delete from rag.lexical_chunk where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
 
+-- name: lost_words
+-- Chunks this generation serves and the lexical index does not know; `served` is a temporary table.
+select s.chunk_id from served s
+where not exists (select from rag.lexical_chunk l where l.chunker_id = :chunker_id and l.chunk_id = s.chunk_id);
+
+-- name: wrong_words
+-- Chunks whose words are there though no generation serves them, or whose postings are not their words.
+with known as (
+    select l.chunk_id, l.length, cardinality(l.term_ids) as terms,
+           (select bit_xor(hashint8extended((u.term_id::bigint << 16) | u.frequency, 0))
+            from unnest(l.term_ids, l.frequencies) as u(term_id, frequency)) as hash
+    from rag.lexical_chunk l where l.chunker_id = :chunker_id
+), written as (
+    select p.chunk_id, count(*) as terms, min(p.length) as shortest, max(p.length) as longest,
+           bit_xor(hashint8extended((p.term_id::bigint << 16) | p.frequency, 0)) as hash
+    from rag.posting p where p.chunker_id = :chunker_id
+    group by p.chunk_id
+), live as (
+    select distinct vc.chunk_id
+    from rag.generation_version gv
+    join rag.version_chunk vc on vc.version_id = gv.version_id and vc.chunker_id = :chunker_id
+)
+select coalesce(k.chunk_id, w.chunk_id)
+from known k
+full join written w on w.chunk_id = k.chunk_id
+where k.chunk_id is null or k.terms <> coalesce(w.terms, 0) or k.hash is distinct from w.hash
+   or w.shortest <> k.length or w.longest <> k.length
+   or not exists (select from live where live.chunk_id = k.chunk_id);
+
+-- name: wrong_statistics$
+-- Terms that are said to be in another number of chunks than they are, and totals that are no sums.
+select count(*) from (
+    select 1
+    from (select term_id, chunk_count from rag.lexical_term where chunker_id = :chunker_id) t
+    full join (select term_id, count(*) as found from rag.posting where chunker_id = :chunker_id group by term_id) p
+        on p.term_id = t.term_id
+    where coalesce(t.chunk_count, 0) <> coalesce(p.found, 0)
+    union all
+    select 1
+    from rag.lexical_index i,
+         (select count(*) as chunks, coalesce(sum(length), 0) as length
+          from rag.lexical_chunk where chunker_id = :chunker_id) l
+    where i.chunker_id = :chunker_id and (i.chunk_count, i.total_length) <> (l.chunks, l.length)
+) w;
+
+-- name: forget_words!
+delete from rag.lexical_chunk where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
+
+-- name: forget_postings!
+delete from rag.posting where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
+
+-- name: recount_terms!
+update rag.lexical_term t
+set chunk_count = coalesce(p.found, 0)
+from rag.lexical_term x
+left join (select term_id, count(*) as found from rag.posting where chunker_id = :chunker_id group by term_id) p
+    on p.term_id = x.term_id
+where t.chunker_id = :chunker_id and x.chunker_id = :chunker_id and x.term = t.term
+  and t.chunk_count <> coalesce(p.found, 0);
+
+-- name: recount_lexical_index!
+update rag.lexical_index i
+set chunk_count = l.chunks, total_length = l.length
+from (select count(*) as chunks, coalesce(sum(length), 0) as length
+      from rag.lexical_chunk where chunker_id = :chunker_id) l
+where i.chunker_id = :chunker_id;
+
 -- name: index_state^
 -- Whether the generation's HNSW index exists and is valid, and its size in bytes.
 select i.indisvalid and i.indisready, pg_relation_size(i.indexrelid)
@@ -196,6 +263,10 @@ from pg_index i
 join pg_class c on c.oid = i.indexrelid
 join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = 'rag' and c.relname = :index_name;
+
+-- name: lock_build
+-- Held by the session that builds. The server finishes the build of a client that was killed: wait for it.
+select pg_advisory_lock(7461004, :id);
 
 -- name: build_progress^
 select phase, tuples_done, tuples_total from pg_stat_progress_create_index where pid = :pid;

@@ -1,0 +1,111 @@
+"""What the sensors look at, as the values the decisions are made of."""
+
+from collections.abc import Iterable
+
+from rag_pipeline.automation.decisions import BuildState, Candidate, ModelState, SourceLook
+from rag_pipeline.automation.resources import Pipeline
+from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active, list_model_chunkers
+from rag_pipeline.documents.assets import group_sources
+from rag_pipeline.documents.locations import LocationError, list_entries, location_token, resolve_location
+from rag_pipeline.documents.store import SourceRecord, list_sources
+from rag_pipeline.embeddings.store import ModelRecord, list_models, missing_chunks, read_coverage
+from rag_pipeline.index.building import choose_chunker, recipe_of
+from rag_pipeline.index.store import Generation, list_generations
+from rag_pipeline.serving.store import latest_evaluation, read_serving
+
+SourceGroup = tuple[str, str, bool]
+
+
+def list_source_groups(pipeline: Pipeline) -> dict[str, tuple[SourceGroup, list[SourceRecord]]]:
+    """Registered locations as they must be read together, by a printable key."""
+    with pipeline.database.connection() as connection:
+        groups = group_sources(list_sources(connection))
+    return {f"{tenant}/{name}/{prune}": ((tenant, name, prune), s) for (tenant, name, prune), s in groups.items()}
+
+
+def look_at_source(key: str, group: SourceGroup, sources: list[SourceRecord]) -> SourceLook:
+    """List a source's locations and say what they look like now; nothing is opened."""
+    tenant, name, _ = group
+    stored = "+".join(s.token or "" for s in sources) if all(s.token for s in sources) else None
+    try:
+        tokens = [
+            location_token(list(list_entries(resolve_location(s.location, tenant, name, s.include)))) for s in sources
+        ]
+    except (LocationError, OSError):
+        return SourceLook(key, stored, None)
+    return SourceLook(key, stored, "+".join(tokens))
+
+
+def read_model_states(pipeline: Pipeline, partitions: Iterable[str]) -> list[ModelState]:
+    """Every registered model, and whether it has its partition."""
+    known = set(partitions)
+    with pipeline.database.connection() as connection:
+        models = list_models(connection)
+    return [ModelState(m.slug, m.state, (m.fingerprint or b"").hex(), m.slug in known) for m in models]
+
+
+def read_build_states(pipeline: Pipeline, partitions: Iterable[str]) -> tuple[list[BuildState], bool]:
+    """Probed models with a partition beside what is built of them, and whether a generation is building."""
+    known = set(partitions)
+    with pipeline.database.transaction() as connection:
+        generations = list_generations(connection)
+        serving = next((g for g in generations if g.state == "serving"), None)
+        states = []
+        for model in list_models(connection):
+            if model.state != "probed" or model.slug not in known:
+                continue
+            chunker_id = choose_chunker(connection, pipeline.settings, model, serving).id
+            built = any(_is_built_as_set(pipeline, g, model, chunker_id) for g in generations)
+            coverage = (0, 0)
+            if not built:
+                found = read_coverage(connection, model.space, chunker_id)
+                coverage = (found.chunks, found.missing)
+            states.append(BuildState(model.slug, (model.fingerprint or b"").hex(), coverage, built))
+    return states, any(g.state == "building" for g in generations)
+
+
+def _is_built_as_set(pipeline: Pipeline, generation: Generation, model: ModelRecord, chunker_id: int) -> bool:
+    recipe = recipe_of(pipeline.settings)
+    return (generation.model_id, generation.chunker_id) == (model.id, chunker_id) and (
+        generation.recipe["index"] == recipe["index"] and generation.stemmer == recipe["stemmer"]
+    )
+
+
+def read_candidates(pipeline: Pipeline) -> tuple[list[Candidate], int | None]:
+    """Generations that may serve with the latest verdict on each, and which one serves."""
+    with pipeline.database.connection() as connection:
+        serving = read_serving(connection)
+        candidates = []
+        for g in list_generations(connection, KEPT_CURRENT):
+            verdict = latest_evaluation(connection, g.id)
+            candidates.append(
+                Candidate(
+                    g.id,
+                    g.model,
+                    g.state,
+                    verdict.id if verdict else None,
+                    bool(verdict and verdict.allows),
+                    verdict.baseline_id if verdict else None,
+                )
+            )
+    return candidates, serving.generation_id if serving else None
+
+
+def find_gaps(pipeline: Pipeline, partitions: Iterable[str]) -> dict[str, list[int]]:
+    """Buckets with chunks that have no vector, by model; costs a pass over the chunks of each model."""
+    known, gaps = set(partitions), {}
+    with pipeline.database.connection() as connection:
+        models = [m for m in list_models(connection) if m.state == "probed" and m.slug in known]
+    for model in models:
+        buckets: set[int] = set()
+        for chunker_id in list_model_chunkers(pipeline, model):
+            with pipeline.database.connection() as connection:
+                found = missing_chunks(connection, model.space, chunker_id, only_pending=False)
+            buckets |= {chunk.bucket for chunk in found}
+        gaps[model.slug] = sorted(buckets)
+    return gaps
+
+
+def list_serving_models(pipeline: Pipeline) -> list[str]:
+    """The models of the generations that serve or wait to, each once."""
+    return sorted({g.model for g in list_active(pipeline, "ready", "serving")})

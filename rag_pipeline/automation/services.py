@@ -1,0 +1,83 @@
+"""`rag up`: the long-running processes, started together and stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import click
+
+from rag_pipeline.automation.runs import prepare_home
+from rag_pipeline.database.engine import dagster_storage_url, open_database
+from rag_pipeline.settings import Settings
+
+STOP_SECONDS = 20
+
+
+def run_services(settings: Settings, port: int, api_port: int) -> int:
+    """Database, API, Dagster's UI and daemon until Ctrl-C or until one of them ends; returns an exit code."""
+    for wanted in (port, api_port):
+        if is_taken(wanted):
+            raise click.UsageError(f"Port {wanted} is in use on this machine; choose others with --port, --api-port")
+    database = open_database(settings)
+    dagster_storage_url(settings)
+    home = prepare_home(settings)
+    commands = {
+        "Dagster UI and daemon": [
+            *(sys.executable, "-m", "dagster", "dev", "-m", "rag_pipeline.definitions"),
+            *("-h", "127.0.0.1", "-p", str(port)),
+        ],
+        "API": [sys.executable, "-m", "rag_pipeline.serving.api", "--port", str(api_port)],
+    }
+    # a group of their own: Ctrl-C reaches us alone, and we stop them in order
+    processes = {
+        name: subprocess.Popen(command, cwd=home, start_new_session=True) for name, command in commands.items()
+    }
+    click.echo(f"database    {database.url.render_as_string(hide_password=True)}", err=True)
+    click.echo(f"Dagster UI  http://127.0.0.1:{port}", err=True)
+    click.echo(f"search API  http://127.0.0.1:{api_port}/search?q=…   (ready when it answers)", err=True)
+    click.echo("Ctrl-C stops all", err=True)
+    try:
+        return _wait(processes)
+    finally:
+        _stop(list(processes.values()))
+        database.close()
+
+
+def is_taken(port: int) -> bool:
+    """Whether something listens on the port of the loopback address."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(processes: dict[str, "subprocess.Popen[bytes]"]) -> int:
+    stopping = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    while not stopping:
+        for name, process in processes.items():
+            if process.poll() is not None:
+                click.echo(f"{name} ended by itself with exit code {process.returncode}; stopping the rest", err=True)
+                return 1
+        time.sleep(0.3)
+    return 0
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,130 @@
+"""The search API: GET /search, POST /ask, GET /health. JSON as `rag search --json` and `rag ask --json` print it."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+import psycopg
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rag_pipeline.database.engine import Database, open_database
+from rag_pipeline.embeddings.models import ModelError
+from rag_pipeline.embeddings.registry import find_model
+from rag_pipeline.serving.asking import answer_question
+from rag_pipeline.serving.llm import LlmError
+from rag_pipeline.serving.scope import FilterError, parse_filters
+from rag_pipeline.serving.search import NothingServesError, Searcher, parse_time
+from rag_pipeline.settings import Settings, load_settings
+
+MODES = ("hybrid", "vector", "lexical")
+MOST_HITS = 1000
+
+
+class BadRequestError(ValueError):
+    """A parameter that cannot be used; the message names it."""
+
+
+def create_app(settings: Settings, database: Database) -> Starlette:
+    """The application over an open database; one searcher, and so one loaded model, for all requests."""
+    searcher = Searcher(database, ef_search=settings.ef_search)
+
+    def search(parameters: dict[str, Any]) -> Any:
+        return searcher.search(**read_parameters(parameters))
+
+    def ask(parameters: dict[str, Any]) -> Any:
+        wanted = read_parameters({"k": 6, **parameters})
+        result = searcher.search(**wanted)
+        return answer_question(settings, find_model(database, result.model), wanted["query"], result)
+
+    async def get_search(request: Request) -> Response:
+        given: dict[str, Any] = dict(request.query_params)
+        given["where"] = request.query_params.getlist("where")
+        return await _respond(search, given)
+
+    async def post_ask(request: Request) -> Response:
+        try:
+            given = orjson.loads(await request.body())
+        except orjson.JSONDecodeError as error:
+            return _json({"error": f"the body is not JSON: {error}"}, 400)
+        if not isinstance(given, dict):
+            return _json({"error": 'the body must be an object such as {"q": "…"}'}, 400)
+        return await _respond(ask, given)
+
+    async def get_health(_request: Request) -> Response:
+        def health(_parameters: dict[str, Any]) -> Any:
+            return searcher.search("health", k=1, mode="lexical")
+
+        response = await _respond(health, {})
+        return _json({"serves": response.status_code == 200}, response.status_code)
+
+    return Starlette(
+        routes=[
+            Route("/search", get_search),
+            Route("/ask", post_ask, methods=["POST"]),
+            Route("/health", get_health),
+        ]
+    )
+
+
+def read_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Search arguments from request parameters. Raises `BadRequestError` naming the bad one."""
+    query = given.get("q")
+    if not isinstance(query, str) or not query.strip():
+        raise BadRequestError("q is missing: the query")
+    try:
+        k = int(given.get("k", 10))
+    except (TypeError, ValueError):
+        raise BadRequestError(f"k={given['k']!r} is not a number") from None
+    if not 1 <= k <= MOST_HITS:
+        raise BadRequestError(f"k={k} is not between 1 and {MOST_HITS}")
+    mode = given.get("mode", "hybrid")
+    if mode not in MODES:
+        raise BadRequestError(f"mode={mode!r} is none of {', '.join(MODES)}")
+    where = given.get("where") or []
+    return {
+        "query": query,
+        "k": k,
+        "mode": mode,
+        "tenant": str(given.get("tenant", "default")),
+        "where": parse_filters([where] if isinstance(where, str) else where),
+        "as_of": parse_time(given.get("as_of")),
+    }
+
+
+async def _respond(work: Callable[[dict[str, Any]], Any], given: dict[str, Any]) -> Response:
+    try:
+        return _json(asdict(await run_in_threadpool(work, given)), 200)
+    except (BadRequestError, FilterError, ValueError) as error:
+        return _json({"error": str(error)}, 400)
+    except NothingServesError as error:
+        return _json({"error": str(error)}, 503)
+    except (ModelError, LlmError, psycopg.OperationalError) as error:
+        return _json({"error": str(error)}, 502)
+
+
+def _json(value: Any, status: int) -> Response:
+    return Response(orjson.dumps(value, default=str), status, media_type="application/json")
+
+
+def main() -> None:
+    """Serve until stopped."""
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3001)
+    arguments = parser.parse_args()
+    settings = load_settings()
+    uvicorn.run(
+        create_app(settings, open_database(settings)), host=arguments.host, port=arguments.port, log_level="warning"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The whole pipeline on one folder, as a process that can be killed, and its end state as comparable rows.
+
+    python -m rag_pipeline_tests.whole_run FOLDER [STEP NUMBER]
+
+With a step, the process kills itself (SIGKILL) when the function of that step returns for the NUMBER-th time:
+inside the transaction it runs in, before the commit.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from rag_pipeline.database.engine import Database, open_database
+from rag_pipeline.documents.locations import resolve_location
+from rag_pipeline.embeddings.models import ModelSpec
+from rag_pipeline.embeddings.registry import add_model
+from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
+from rag_pipeline.index.store import Generation, list_generations
+from rag_pipeline.serving.evaluation import evaluate_candidate
+from rag_pipeline.serving.promotion import promote
+from rag_pipeline.settings import Settings, load_settings
+from rag_pipeline.versions.ingestion import IngestReport, ingest_locations
+
+STEPS = {
+    "reading": ("rag_pipeline.versions.ingestion", "write_versions"),
+    "pruning": ("rag_pipeline.documents.store", "delete_documents"),
+    "probing": ("rag_pipeline.embeddings.store", "record_probe"),
+    "creating": ("rag_pipeline.index.store", "create_generation"),
+    "chunking": ("rag_pipeline.chunks.store", "write_chunks"),
+    "embedding": ("rag_pipeline.embeddings.store", "land_embeddings"),
+    "moving": ("rag_pipeline.index.delta_store", "move_documents"),
+    "wording": ("rag_pipeline.index.lexical_store", "insert_lexical_chunks"),
+    "finishing": ("rag_pipeline.index.delta_store", "finish_pending"),
+    "loading": ("rag_pipeline.index.store", "set_loaded"),
+    "building": ("rag_pipeline.index.store", "create_index"),
+    "promoting": ("rag_pipeline.serving.store", "move_pointer"),
+}
+# Small batches, so that a small corpus has many of every kind.
+SMALL_BATCHES = {
+    "rag_pipeline.versions.ingestion": {"BATCH_DOCUMENTS": 40},
+    "rag_pipeline.chunks.cutting": {"BATCH_VERSIONS": 40},
+    "rag_pipeline.embeddings.filling": {"LEASED_CHUNKS": 64, "FIRST_LANDING": 16, "LARGEST_LANDING": 16},
+    "rag_pipeline.index.applying": {"MOST_TAKEN": 15, "LEXICAL_BATCH": 40},
+}
+
+
+def read_folder(database: Database, settings: Settings, folder: Path, *, prune: bool = True) -> IngestReport:
+    """Read a folder as source 'test'; what is gone is deleted unless `prune` is off."""
+    return ingest_locations(database, settings, [resolve_location(str(folder), "default", "test")], prune=prune)
+
+
+def bring_up(database: Database, settings: Settings) -> Generation:
+    """From documents to a generation that serves, or that is up to date if it serves already."""
+    model = add_model(database, ModelSpec(settings.model_slug, settings.model))
+    generation = ensure_generation(database, settings, model)
+    if generation.state == "building":
+        fill_generation(database, settings, generation)
+        build_generation(database, settings, generation)
+    refresh_generation(database, settings, generation)
+    with database.connection() as connection:
+        serving = list_generations(connection, ["serving"])
+    if not serving:
+        evaluate_candidate(database, settings, generation)
+        promote(database, generation.id, actor="test", reason="first")
+    with database.connection() as connection:
+        return next(g for g in list_generations(connection) if g.id == generation.id)
+
+
+def run_whole(database: Database, settings: Settings, folder: Path) -> Generation:
+    """Everything that one ingest does, from files to what is served."""
+    read_folder(database, settings, folder)
+    return bring_up(database, settings)
+
+
+ROWS = {
+    "documents": """
+        select d.uri, d.external_id, d.deleted_at is null, v.ordinal, v.title, v.text, v.metadata::text
+        from rag.document d left join rag.document_version v on v.id = d.current_version_id""",
+    "history": """
+        select d.uri, v.ordinal, encode(v.content_sha256, 'hex'), v.valid_to is null
+        from rag.document_version v join rag.document d on d.id = v.document_id""",
+    "failures": "select uri, code from rag.document_failure",
+    "chunks": """
+        select d.uri, v.ordinal, vc.ordinal, encode(c.content_sha256, 'hex'), vc.start_offset, vc.end_offset, c.bucket
+        from rag.version_chunk vc join rag.chunk c on c.id = vc.chunk_id
+        join rag.document_version v on v.id = vc.version_id join rag.document d on d.id = v.document_id""",
+    "chunked": """
+        select d.uri, v.ordinal, n.chunk_count
+        from rag.version_chunking n join rag.document_version v on v.id = n.version_id
+        join rag.document d on d.id = v.document_id""",
+    "embeddings": """
+        select m.slug, encode(c.content_sha256, 'hex'), e.vector::text
+        from rag.embedding e join rag.chunk c on c.id = e.chunk_id
+        join rag.embedding_model m on m.id = e.space_id""",
+    "refused": """
+        select encode(c.content_sha256, 'hex'), f.reason
+        from rag.embedding_failure f join rag.chunk c on c.id = f.chunk_id""",
+    "served": """
+        select d.uri, v.ordinal, v.id = d.current_version_id from rag.generation_version g
+        join rag.document d on d.id = g.document_id join rag.document_version v on v.id = g.version_id""",
+    "index": """
+        select encode(c.content_sha256, 'hex'), i.tenant, i.embedding::text
+        from rag.{table} i join rag.chunk c on c.id = i.chunk_id""",
+    "postings": """
+        select t.term, encode(c.content_sha256, 'hex'), p.frequency, p.length
+        from rag.posting p join rag.chunk c on c.id = p.chunk_id
+        join rag.lexical_term t on t.chunker_id = p.chunker_id and t.term_id = p.term_id""",
+    "terms": "select term, chunk_count from rag.lexical_term where chunk_count <> 0",
+    "collection": "select chunk_count, total_length from rag.lexical_index",
+    "queue": "select document_id from rag.pending_change",
+    "generations": "select state from rag.generation",
+    "serving": "select count(*) from rag.serving s join rag.generation g on g.id = s.generation_id",
+    "promotions": "select action, forced from rag.promotion",
+}
+
+
+def dump_rows(database: Database, generation: Generation) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table as sorted rows without numbers and times: equal for databases that hold the same."""
+    with database.connection() as connection:
+        return {
+            name: sorted(
+                connection.execute(
+                    sql.SQL(query).format(table=sql.Identifier(generation.table_name))  # type: ignore[arg-type]
+                ).fetchall(),
+                key=repr,
+            )
+            for name, query in ROWS.items()
+        }
+
+
+def use_small_batches() -> None:
+    for module, constants in SMALL_BATCHES.items():
+        for name, value in constants.items():
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name} any more"
+            setattr(importlib.import_module(module), name, value)
+
+
+def kill_at(step: str, number: int) -> None:
+    """Kill this process when the step's function returns for the `number`-th time."""
+    module_name, function_name = STEPS[step]
+    module = importlib.import_module(module_name)
+    function: Callable[..., Any] = getattr(module, function_name)
+    calls = 0
+
+    def call_and_die(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        result = function(*arguments, **named)
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(module, function_name, call_and_die)
+
+
+def main(folder: str, step: str = "", number: str = "1") -> None:
+    use_small_batches()
+    if step:
+        kill_at(step, int(number))
+    settings = load_settings()
+    database = open_database(settings)
+    run_whole(database, settings, Path(folder))
+    database.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
