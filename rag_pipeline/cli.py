@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a gate. JSON goes to standar
 standard error, so that output can be piped.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,9 +65,9 @@ def _expected_kind(error: Exception) -> type[click.ClickException] | None:
         "BuildBusyError",
         "UnknownStemmerError",
         "RunFailedError",
-        "LookupError",
     }
-    return Failure if names & expected else None
+    # LookupError itself is ours; its subclasses KeyError and IndexError would be defects
+    return Failure if names & expected or type(error) is LookupError else None
 
 
 class Group(click.Group):
@@ -122,7 +123,8 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(markup=False, width=140)).print(table)
 
 
 # documents -------------------------------------------------------------------------------------------------
@@ -346,7 +348,8 @@ def evaluate(
     modes: list[Any] = ["vector", "lexical", "hybrid"] if mode == "all" else [mode]
     with _database() as (settings, database), report_to(BarReporter()):
         searcher = Searcher(database, ef_search=settings.ef_search)
-        measured = [measure(searcher, judged, mode=m, generation=generation, tenant=tenant) for m in modes]
+        vectors = None if modes == ["lexical"] else searcher.embed_queries([q.text for q in judged], generation)
+        measured = [measure(searcher, judged, vectors, mode=m, generation=generation, tenant=tenant) for m in modes]
     if run_file:
         run_file.write_text(format_run(measured[-1]), encoding="utf-8")
     summaries = [m.summary() for m in measured]
@@ -436,8 +439,8 @@ def model_add(
     from rag_pipeline.embeddings.models import ModelSpec
     from rag_pipeline.embeddings.registry import add_model
 
-    if not slug.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise click.UsageError(f"{slug!r}: a slug has letters, digits, '.', '-' and '_' only")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", slug):
+        raise click.UsageError(f"{slug!r}: a slug has up to 63 letters, digits, '.', '-' and '_'")
     spec = ModelSpec(slug, source, query_prompt, document_prompt, not no_normalise, base_url, sha256)
     with _database() as (_, database):
         record = add_model(database, spec)

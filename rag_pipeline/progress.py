@@ -4,19 +4,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Advance = Callable[[int], None]
 
 
 class Reporter(Protocol):
-    """Shows the progress of one piece of work at a time."""
+    """Shows the progress of work; pieces may lie inside one another."""
 
     def start(self, name: str, total: int | None, unit: str) -> Advance:
         """Begin a bar; the returned function moves it by n units."""
 
     def stop(self) -> None:
-        """End the current bar."""
+        """End the bar begun last."""
 
 
 class SilentReporter:
@@ -73,11 +76,12 @@ class BarReporter:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.depth = 0
+        self.tasks: list[TaskID] = []
 
     def start(self, name: str, total: int | None, unit: str) -> Advance:
         self.progress.start()
         task = self.progress.add_task(name, total=total, rate="")
+        self.tasks.append(task)
         began, done = time.monotonic(), 0
 
         def advance(n: int) -> None:
@@ -89,9 +93,9 @@ class BarReporter:
         return advance
 
     def stop(self) -> None:
-        for task in self.progress.task_ids:
-            self.progress.remove_task(task)
-        self.progress.stop()
+        self.progress.remove_task(self.tasks.pop())
+        if not self.tasks:
+            self.progress.stop()
 
 
 _reporter: ContextVar[Reporter] = ContextVar("reporter", default=SilentReporter())  # noqa: B039 - has no state

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     chunk_size: int = Field(500, ge=100, le=20_000, description="Largest chunk, in RAG_CHUNK_UNIT")
     chunk_overlap: int = Field(0, ge=0, description="Overlap; 'recursive' only")
     chunk_unit: Literal["characters", "tokens"] = Field("characters", description="Unit of the two above")
+    chunk_max_tokens: int = Field(
+        256, ge=64, description="Ceiling of an embedded text in the model's tokens; a model that reads less lowers it"
+    )
     stemmer: str = Field("english", description="Snowball stemmer of words in BM25; 'none' for no stemming")
 
     hnsw_m: int = Field(16, ge=2, le=100, description="HNSW links per node")

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from rag_pipeline.automation.partitions import EMBEDDING_MODELS, MODEL_BUCKETS, WORK_TAG
+from rag_pipeline.automation.partitions import WORK_TAG
 from rag_pipeline.documents.assets import DOCUMENTS
 from rag_pipeline.serving.ops import answer_queries
 
@@ -21,35 +21,30 @@ ingest = dg.define_asset_job(
 embed_model = dg.define_asset_job(
     "embed_model",
     dg.AssetSelection.assets("embeddings"),
-    partitions_def=MODEL_BUCKETS,
     tags=MODELLING,
     description="Embed what a model has no vectors for.",
 )
 build_index = dg.define_asset_job(
     "build_index",
     dg.AssetSelection.assets("hnsw_index", "retrieval_evaluation"),
-    partitions_def=EMBEDDING_MODELS,
     tags=MODELLING,
     description="Build a model's generation beside the one that serves, and compare the two.",
 )
 evaluate = dg.define_asset_job(
     "evaluate",
     dg.AssetSelection.assets("retrieval_evaluation"),
-    partitions_def=EMBEDDING_MODELS,
     tags=MODELLING,
     description="Compare a model's generation with what serves, again.",
 )
 promote = dg.define_asset_job(
     "promote",
     dg.AssetSelection.assets("serving_index"),
-    partitions_def=EMBEDDING_MODELS,
     tags=MOVING,
     description="Let a model's ready generation serve, if its verdict allows.",
 )
 swap_model = dg.define_asset_job(
     "swap_model",
     dg.AssetSelection.assets("hnsw_index", "retrieval_evaluation", "serving_index"),
-    partitions_def=EMBEDDING_MODELS,
     tags=MODELLING,
     description="Build, compare and promote in one run.",
 )
@@ -69,7 +64,7 @@ def answer_queries_job() -> None:
     answer_queries()
 
 
-JOBS = [ingest, embed_model, build_index, evaluate, promote, swap_model, reconcile, answer_queries_job]
+JOBS: list[Any] = [ingest, embed_model, build_index, evaluate, promote, swap_model, reconcile, answer_queries_job]
 
 
 def ingest_config(locations: list[dict[str, Any]], prune: bool) -> dict[str, Any]:

@@ -66,5 +66,5 @@ def plot_metrics(metrics: Mapping[str, Any]) -> str | None:
     axes.set_ylim(0, 1.1)
     axes.legend(fontsize=7, loc="lower right")
     image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
+    FigureCanvasAgg(figure).print_png(image)  # type: ignore[no-untyped-call]
     return f"![metrics](data:image/png;base64,{base64.b64encode(image.getvalue()).decode()})"

@@ -24,7 +24,8 @@ def run_services(settings: Settings, port: int, api_port: int) -> int:
             raise click.UsageError(f"Port {wanted} is in use on this machine; choose others with --port, --api-port")
     database = open_database(settings)
     dagster_storage_url(settings)
-    home = prepare_home(settings)
+    prepare_home(settings)
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # Dagster announces its beta features at every start
     commands = {
         "Dagster UI and daemon": [
             *(sys.executable, "-m", "dagster", "dev", "-m", "rag_pipeline.definitions"),
@@ -34,7 +35,7 @@ def run_services(settings: Settings, port: int, api_port: int) -> int:
     }
     # a group of their own: Ctrl-C reaches us alone, and we stop them in order
     processes = {
-        name: subprocess.Popen(command, cwd=home, start_new_session=True) for name, command in commands.items()
+        name: subprocess.Popen(command, env=environment, start_new_session=True) for name, command in commands.items()
     }
     click.echo(f"database    {database.url.render_as_string(hide_password=True)}", err=True)
     click.echo(f"Dagster UI  http://127.0.0.1:{port}", err=True)

@@ -18,7 +18,7 @@ from rag_pipeline.chunks.store import count_chunks
     kinds={"postgres"},
     description="Text addressed by its content: an edit makes only the changed chunks new (table rag.chunk).",
 )
-def chunks(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+def chunks(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Cut the versions that were not cut yet."""
     began, total = time.monotonic(), ChunkReport()
     with pipeline.show_progress(context.log):

@@ -22,12 +22,13 @@ _ATTRIBUTES = r"\{:?[ \t]*[#.][^{}\n]{0,500}\}"
 _INVISIBLE = re.compile(
     rf"({_CODE})|!?\[([^\[\]\n]{{1,500}})\]\((?={_DESTINATION})[^()\s]{{1,2000}}{_LINK_TITLE}\)(?:{_ATTRIBUTES})?"
     rf"|(?<=\])\((?={_DESTINATION})[^()\s]{{1,2000}}{_LINK_TITLE}\)(?:{_ATTRIBUTES})?"
-    rf"|(?<=<a)[ \t][^<>]{{0,2000}}(?=>)|[ \t]*{_ATTRIBUTES}(?=[ \t]*(?:\n|$))",
+    rf"|(?<=<a)[ \t][^<>]{{0,2000}}(?=>)|{_ATTRIBUTES}(?=[ \t]*(?:\n|$))",
     re.DOTALL,
 )
-# Table rules and lines of dashes; and runs of white space, indentation and blank lines among them.
-_RULES = re.compile(r"^[ \t]*[|:-][|: \t-]{2,}$", re.MULTILINE)
-_GAPS = re.compile(r"[ \t\r\f\v]{2,}|[ \t\r]*\n\s+|[ \t\r]+\n")
+# Table rules and lines of dashes; and runs of white space, indentation and blank lines among them. Repetitions
+# here and above are bounded or of one class that starts nowhere else: a text of spaces alone costs no more.
+_RULES = re.compile(r"^[ \t]*[|:-][|: \t-]{2,}\r?$", re.MULTILINE)
+_GAPS = re.compile(r"\s{2,}")
 _MARKS = re.compile(r"[\W_]+")
 _LONGEST_WORD = 24
 
@@ -49,17 +50,19 @@ def visible_words(text: str) -> str:
     rules, indentation and blank lines.
 
     They cost a small model a large share of its tokens, say nothing about the content, and change in bulk
-    when a site moves. Code, bare addresses and `<https://...>` stay. Never longer than the text.
+    when a site moves. Code, bare addresses and `<https://...>` stay. Never longer than the text, and never
+    empty for a text with anything in it: one of rules or attributes alone stays as it is. Linear in its length.
     """
-    if "](" in text or "<a" in text or "{" in text:
-        text = _INVISIBLE.sub(r"\1\2", text)
-    if "---" in text:
-        text = _RULES.sub("", text)
-    return _GAPS.sub(_close_gap, text) if _GAPS.search(text) else text
+    words = text
+    if "](" in words or "<a" in words or "{" in words:
+        words = _INVISIBLE.sub(r"\1\2", words)
+    if "-" in words:
+        words = _RULES.sub("", words)
+    return _GAPS.sub(_close_gap, words).strip() or text.strip()
 
 
 def _close_gap(gap: re.Match[str]) -> str:
-    return "\n" if "\n" in gap.group() else " "
+    return "\n" if "\n" in gap.group() or "\r" in gap.group() else " "
 
 
 def content_address(title: str, heading_path: Sequence[str], text: str) -> bytes:

@@ -63,7 +63,11 @@ class WrittenChunks:
 
 def ensure_chunker(connection: psycopg.Connection, fingerprint: str, recipe: dict[str, Any]) -> int:
     """The number of a chunker recipe, made at first sight."""
-    return int(QUERIES.ensure_chunker(connection, fingerprint=fingerprint, recipe=Jsonb(recipe)))
+    for _attempt in range(2):  # who waited for another's insert sees its row only in a second statement
+        number = QUERIES.ensure_chunker(connection, fingerprint=fingerprint, recipe=Jsonb(recipe))
+        if number is not None:
+            return int(number)
+    raise LookupError("The chunker recipe vanished while it was recorded; try again")
 
 
 def read_chunker(connection: psycopg.Connection, chunker_id: int) -> dict[str, Any]:

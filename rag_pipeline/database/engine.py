@@ -35,7 +35,12 @@ class Database:
         with self.engine.connect() as pooled:
             driver = pooled.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
-            yield driver
+            try:
+                yield driver
+            finally:
+                if driver.closed:  # the server went away: the pool's other connections are dead too
+                    pooled.invalidate()
+                    self.engine.dispose(close=False)
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection]:

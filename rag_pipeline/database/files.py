@@ -2,9 +2,9 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from aiosql import from_path
-from aiosql.queries import Queries
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -21,6 +21,6 @@ def sql_folder() -> Path:
 
 
 @cache
-def load_queries(stage: str) -> Queries:
+def load_queries(stage: str) -> Any:
     """The named queries of one stage, from sql/queries/<stage>.sql, as functions of a psycopg connection."""
     return from_path(sql_folder() / "queries" / f"{stage}.sql", "psycopg", mandatory_parameters=False)

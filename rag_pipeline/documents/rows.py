@@ -24,11 +24,12 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be a document. `id` is its own where it has one, else 'line N'."""
+    """A row that cannot be a document. `id` is its own where it has one, else 'line N' and `nameless`."""
 
     id: str
     reason: str
     sha256: bytes
+    nameless: bool = False
 
 
 def clean_text(text: str) -> str:
@@ -84,7 +85,8 @@ def parse_row(line: bytes, number: int) -> Row | BadRow:
     """One line as a row, or why it is none."""
 
     def bad(reason: str, row_id: str = "") -> BadRow:
-        return BadRow(row_id or f"line {number}", f"line {number} {reason}", hashlib.sha256(line).digest())
+        digest = hashlib.sha256(line).digest()
+        return BadRow(row_id or f"line {number}", f"line {number} {reason}", digest, not row_id)
 
     if len(line) > LARGEST_ROW:
         return bad(f"is longer than {LARGEST_ROW >> 20} MiB; split it")

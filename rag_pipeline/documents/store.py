@@ -161,6 +161,7 @@ def forget_failures_of(connection: psycopg.Connection, tenant: str, source: str,
 
 def delete_documents(connection: psycopg.Connection, ids: Sequence[int], at: datetime) -> list[int]:
     """Mark documents deleted and close their versions; returns the ids that were alive."""
+    list(QUERIES.lock_documents(connection, ids=list(ids)))
     return [row[0] for row in QUERIES.delete_documents(connection, ids=list(ids), at=at)]
 
 

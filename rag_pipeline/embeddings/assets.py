@@ -32,10 +32,12 @@ RETRIES, RETRY_SECONDS = 3, 60
         dg.AssetCheckSpec("vectors_are_sound", asset="embeddings"),
     ],
 )
-def embeddings(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+def embeddings(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Embed every chunk of the run's buckets that has no vector under the model."""
     began = time.monotonic()
-    total, coverage, unsound, samples, left = EmbeddingReport(), {}, {}, [], 0
+    total, left, samples = EmbeddingReport(), 0, []
+    coverage: dict[str, Coverage] = {}
+    unsound: dict[str, tuple[int, str]] = {}
     for slug, buckets in group_by_model(context.partition_keys).items():
         record = find_probed_model(pipeline, slug)
         with pipeline.show_progress(context.log):

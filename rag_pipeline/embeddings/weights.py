@@ -34,7 +34,8 @@ def open_model_directory(spec: ModelSpec) -> Path:
         raise ModelRefused(f"model {spec.slug!r} is an endpoint and has no directory")
     else:
         local = Path(name).expanduser()
-        directory = local if kind == "directory" or local.is_dir() else download_model(name)
+        is_path = kind == "directory" or local.is_dir() or local.is_absolute() or name.startswith(".")
+        directory = local if is_path else download_model(name)
     if not directory.is_dir():
         raise ModelRefused(f"model {spec.slug!r}: no directory {directory}")
     refuse_pickle_weights(directory)

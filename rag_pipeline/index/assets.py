@@ -52,7 +52,7 @@ class Refreshed:
     description="Changed documents on their way into every active generation (queue: table rag.pending_change).",
     check_specs=[dg.AssetCheckSpec("nothing_waits_for_long", asset="index_deltas")],
 )
-def index_deltas(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+def index_deltas(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Cut, embed and apply what changed, to each generation that serves or may serve again."""
     with pipeline.database.connection() as connection:
         queued = count_pending(connection)
@@ -142,7 +142,7 @@ def check_waiting(waiting: dict[int, Pending], now: datetime) -> dg.AssetCheckRe
     description="A generation: a model's vectors in a table of their own with an HNSW index, and BM25 postings.",
     check_specs=[dg.AssetCheckSpec("index_is_valid", asset="hnsw_index")],
 )
-def hnsw_index(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+def hnsw_index(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Create the model's generation for today's recipe, or go on with it: fill, load, build, catch up."""
     began = time.monotonic()
     record = find_probed_model(pipeline, context.partition_key)
@@ -187,5 +187,3 @@ def describe_build(report: BuildReport | None) -> dict[str, dg.MetadataValue]:
         "build_seconds": dg.MetadataValue.float(round(report.seconds, 3)),
         "spilled": dg.MetadataValue.bool(report.spilled),
     }
-
-

@@ -48,7 +48,11 @@ def choose_chunker(
         if is_as_set(chunker.recipe, settings) and fits_model(chunker.recipe, model.max_tokens):
             return chunker
     recipe = ChunkerRecipe(
-        settings.chunker, settings.chunk_size, settings.chunk_overlap, settings.chunk_unit, model.max_tokens
+        settings.chunker,
+        settings.chunk_size,
+        settings.chunk_overlap,
+        settings.chunk_unit,
+        min(settings.chunk_max_tokens, model.max_tokens or settings.chunk_max_tokens),
     )
     return record_chunker(connection, recipe, model.spec.source)
 

@@ -28,6 +28,12 @@ def inverse_document_frequency(chunk_count: int, containing: int) -> float:
     return math.log(1 + (chunk_count - containing + 0.5) / (containing + 0.5))
 
 
+def score_terms(frequencies: Sequence[tuple[float, int]], length: int, average_length: float) -> float:
+    """The BM25 score of one text from (term weight, frequency in the text); the formula of the SQL search."""
+    share = 1 - B + B * length / average_length
+    return sum(weight * n * (K1 + 1) / (n + K1 * share) for weight, n in frequencies if n)
+
+
 def choose_terms(query: Counter[str], known: Sequence[tuple[str, int, int]], chunk_count: int) -> list[WeightedTerm]:
     """Which of the query's terms to read, rarest first. `known` is (term, id, chunks containing it).
 

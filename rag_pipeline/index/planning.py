@@ -7,7 +7,7 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings import store as embeddings
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.index import store
-from rag_pipeline.index.building import choose_chunker
+from rag_pipeline.index.building import choose_chunker, cut_for
 from rag_pipeline.index.recipe import BuildPlan, IndexRecipe, plan_build
 from rag_pipeline.settings import Settings
 
@@ -26,11 +26,16 @@ class SwapPlan:
 
 
 def plan_swap(database: Database, settings: Settings, model: ModelRecord) -> SwapPlan:
-    """Plan a swap to a probed model. Raises LookupError for one that was not probed."""
+    """Plan a swap to a probed model; cuts the corpus if the model needs other chunks, embeds nothing.
+
+    Raises LookupError for a model that was not probed.
+    """
     space = model.space
     with database.connection() as connection:
         serving = next(iter(store.list_generations(connection, ["serving"])), None)
         chunker = choose_chunker(connection, settings, model, serving)
+    cut_for(database, settings, chunker.id, only_pending=False)
+    with database.connection() as connection:
         coverage = embeddings.read_coverage(connection, space, chunker.id)
         missing = embeddings.missing_chunks(connection, space, chunker.id, only_pending=False)
     recipe = IndexRecipe(settings.vector_type, settings.hnsw_m, settings.hnsw_ef_construction)

@@ -25,6 +25,8 @@ _RANK_LOSS = 0.03
 # A second or third sentence must come this close to the first and repeat it no more than this.
 _CLOSE_ENOUGH, _TOO_ALIKE = 0.6, 0.6
 _SHORTEST = 2
+# Headings name an answer and never give one; nor do a table's rules and a code fence's line.
+_NO_STATEMENT = re.compile(r"\s*(?:#{1,6}\s|[|:\s-]+$|```)")
 # Kana, ideographs, hangul: words carry particles or have no spaces, so pairs of characters match better.
 _PAIRED = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORDS = re.compile(rf"[{_PAIRED}]+|[^\W_{_PAIRED}]+(?:[-'._][^\W_{_PAIRED}]+)*")
@@ -81,7 +83,7 @@ def list_sentences(hits: Sequence[Passage]) -> list[Sentence]:
         for span in split_sentences(hit.text):
             text = hit.text[span.start : span.end]
             key = " ".join(text.split())
-            if key not in seen and len(list_terms(text)) >= _SHORTEST:
+            if not _NO_STATEMENT.match(text) and key not in seen and len(list_terms(text)) >= _SHORTEST:
                 seen.add(key)
                 found.append(Sentence(text, number, span.start, span.end))
     return found

@@ -49,7 +49,7 @@ def find_generation(pipeline: Pipeline, slug: str) -> Generation:
 )
 def retrieval_evaluation(
     context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Ask both the same queries and record who answers better. A bad verdict is a result, not a failure."""
     began = time.monotonic()
     generation = find_generation(pipeline, context.partition_key)
@@ -86,7 +86,7 @@ def list_worst(metrics: dict[str, Any]) -> str:
 )
 def serving_index(
     context: dg.AssetExecutionContext, config: PromotionConfig, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Let the model's ready generation serve. Fails with the gate's reason where the verdict does not allow it."""
     if config.force and not config.reason.strip():
         raise GateRefusedError("force needs a reason: it is recorded")

@@ -1,17 +1,34 @@
 """Measuring retrieval on the whole path, and comparing a candidate with what serves."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.store import read_coverage
-from rag_pipeline.index.store import Generation, count_pending, read_generation, read_index_state
+from rag_pipeline.embeddings.registry import open_checked_model
+from rag_pipeline.embeddings.store import read_coverage, read_model_by_id
+from rag_pipeline.index.store import (
+    Generation,
+    count_pending,
+    merge_metrics,
+    read_generation,
+    read_index_state,
+)
 from rag_pipeline.progress import track
-from rag_pipeline.serving import search_store, store
+from rag_pipeline.serving import store
+from rag_pipeline.serving.known_items import (
+    FEWEST,
+    KnownItem,
+    Legs,
+    choose_weight,
+    make_items,
+    score_weights,
+    search_items,
+)
 from rag_pipeline.serving.metrics import (
     Verdict,
     bootstrap_difference,
@@ -21,12 +38,11 @@ from rag_pipeline.serving.metrics import (
     recall,
     reciprocal_rank,
 )
-from rag_pipeline.serving.questions import JudgedQuery, pick_sentence
+from rag_pipeline.serving.questions import JudgedQuery
 from rag_pipeline.serving.search import Mode, Searcher
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
 
-KNOWN_ITEMS = 200
 DEPTH = 100
 WORSE_SHOWN = 10
 
@@ -73,17 +89,16 @@ def _mean(values: Sequence[float]) -> float:
 def measure(
     searcher: Searcher,
     queries: Sequence[JudgedQuery],
+    vectors: np.ndarray | None,
     *,
     mode: Mode,
     generation: int | None = None,
     tenant: str = "default",
-    embed: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> Measured:
     """Ask every query and score the documents it returns: each at the place of its best chunk.
 
-    `embed` gives the query vectors (n, dimension) in one batch; without it each query is embedded alone.
+    `vectors` (n, dimension) are the embedded queries; None is for the lexical mode.
     """
-    vectors = embed([q.text for q in queries]) if embed and mode != "lexical" else None
     scored = []
     number = generation or 0
     with track(f"asking ({mode})", len(queries), "queries") as advance:
@@ -122,62 +137,130 @@ def format_run(measured: Measured) -> str:
     return "\n".join(lines) + "\n"
 
 
-def list_evaluation_queries(database: Database, generation: Generation, tenant: str) -> tuple[str, list[JudgedQuery]]:
-    """The judged queries users keep, else known-item queries made from the corpus: (kind, queries)."""
-    with database.connection() as connection:
-        golden = store.list_golden_queries(connection, tenant)
-        if golden:
-            return "golden", [JudgedQuery(*row) for row in golden]
-        chunks = store.sample_chunks(connection, generation, "known-item", 2 * KNOWN_ITEMS)
-        asked = {chunk: sentence for chunk, text in chunks if (sentence := pick_sentence(text))}
-        asked = dict(list(asked.items())[:KNOWN_ITEMS])
-        scope = search_store.Scope(tenant)
-        found = search_store.find_hits(
-            connection, generation, scope, dict.fromkeys(asked, (0.0, None, None)), 20 * KNOWN_ITEMS
-        )
-    holders: dict[int, dict[str, float]] = {}
-    for hit in found:
-        holders.setdefault(hit.chunk_id, {})[hit.document_id] = 1.0
-    return "known-item", [
-        JudgedQuery(f"chunk-{chunk}", sentence, holders[chunk]) for chunk, sentence in asked.items() if chunk in holders
-    ]
-
-
 def evaluate_candidate(
     database: Database, settings: Settings, generation: Generation, tenant: str = "default"
 ) -> Evaluation:
-    """Compare a generation with what serves, on the same queries, and record the verdict.
+    """Fit the candidate's fusion weight, compare it with what serves on the same queries, record the verdict.
 
-    With nothing serving there is nothing to compare with: a sound candidate gets 'first'.
+    The queries are the judged ones users keep; without any, known items made from the corpus. With nothing
+    serving there is nothing to compare with: a sound candidate gets 'first'.
     """
     with database.connection() as connection:
         serving = store.read_serving(connection)
         baseline = read_generation(connection, serving.generation_id) if serving else None
-        soundness, broken = _check_soundness(connection, generation)
-    metrics: dict[str, Any] = dict(soundness)
+        metrics, broken = _check_soundness(connection, generation)
+    if baseline is not None and baseline.id == generation.id:
+        baseline = None
     if broken:
         verdict = Verdict("broken", False, broken)
     else:
-        kind, queries = list_evaluation_queries(database, generation, tenant)
-        metrics["query_kind"] = kind
-        searcher = Searcher(database, ef_search=settings.ef_search)
-        candidate = measure(searcher, queries, mode="hybrid", generation=generation.id, tenant=tenant)
-        metrics["candidate"] = candidate.summary()
-        if baseline is None or baseline.id == generation.id:
+        generation, items = _fit_weight(database, settings, generation)
+        metrics |= {"fusion_weight": generation.metrics["fusion_weight"], "fusion": generation.metrics["fusion"]}
+        if baseline is None:
             verdict = Verdict("first", True, "nothing serves that it could be compared with")
         else:
-            served = measure(searcher, queries, mode="hybrid", generation=baseline.id, tenant=tenant)
-            metrics |= {"baseline": served.summary(), **compare(candidate, served)}
-            difference = bootstrap_difference(
-                [s.ndcg_at_10 for s in candidate.scored], [s.ndcg_at_10 for s in served.scored]
-            )
-            verdict = judge_difference(difference, settings.not_worse_margin, len(queries))
+            with database.connection() as connection:
+                golden = [JudgedQuery(*row) for row in store.list_golden_queries(connection, tenant)]
+            if golden:
+                verdict = _compare_golden(database, settings, generation, baseline, golden, tenant, metrics)
+            else:
+                verdict = _compare_known_items(database, settings, generation, baseline, items, metrics)
     metrics["evaluated_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return _record(database, generation, baseline, verdict, metrics)
+
+
+def _fit_weight(database: Database, settings: Settings, generation: Generation) -> tuple[Generation, list[KnownItem]]:
+    """Learn the fusion weight from known items, and keep it with the generation."""
+    with database.connection() as connection:
+        items = make_items(connection, generation)
+    legs = _search_items(database, settings, generation, items)
+    choice = choose_weight(score_weights(legs), settings.fusion_weight)
+    figures = {"mrr": {str(w): mrr for w, mrr in choice.mrr.items()}, "items": choice.items, "reason": choice.reason}
+    with database.transaction() as connection:
+        merge_metrics(connection, generation.id, {"fusion_weight": choice.weight, "fusion": figures})
+        fitted = read_generation(connection, generation.id)
+    if fitted is None:
+        raise LookupError(f"generation {generation.id} was deleted while it was evaluated")
+    return fitted, items
+
+
+def _search_items(database: Database, settings: Settings, generation: Generation, items: list[KnownItem]) -> list[Legs]:
+    with database.connection() as connection:
+        record = read_model_by_id(connection, generation.model_id)
+    if not items:
+        return []
+    return search_items(database, generation, open_checked_model(record), items, settings.ef_search)
+
+
+def _compare_golden(
+    database: Database,
+    settings: Settings,
+    generation: Generation,
+    baseline: Generation,
+    queries: list[JudgedQuery],
+    tenant: str,
+    metrics: dict[str, Any],
+) -> Verdict:
+    searcher = Searcher(database, ef_search=settings.ef_search)
+    measured = []
+    for number in (generation.id, baseline.id):
+        vectors = searcher.embed_queries([q.text for q in queries], number)
+        measured.append(measure(searcher, queries, vectors, mode="hybrid", generation=number, tenant=tenant))
+    candidate, served = measured
+    metrics |= {
+        "query_kind": "golden",
+        "candidate": candidate.summary(),
+        "baseline": served.summary(),
+        **compare(candidate, served),
+    }
+    difference = bootstrap_difference([s.ndcg_at_10 for s in candidate.scored], [s.ndcg_at_10 for s in served.scored])
+    return judge_difference(difference, settings.not_worse_margin, len(queries))
+
+
+def _compare_known_items(
+    database: Database,
+    settings: Settings,
+    generation: Generation,
+    baseline: Generation,
+    items: list[KnownItem],
+    metrics: dict[str, Any],
+) -> Verdict:
+    """Items are chunks both generations serve: all of them where the chunker is the same."""
+    with database.connection() as connection:
+        shared = store.list_served_chunks(connection, baseline, [item.chunk_id for item in items])
+    items = [item for item in items if item.chunk_id in shared]
+    if len(items) < FEWEST:
+        reason = f"only {len(items)} chunks to ask for that both generations serve; add judged queries: rag golden add"
+        return Verdict("cannot_tell", False, reason)
+    figures = []
+    for chosen in (generation, baseline):
+        legs = _search_items(database, settings, chosen, items)
+        weight = float(chosen.metrics.get("fusion_weight", chosen.recipe["fusion_weight"]))
+        ranks = [leg.rank(weight) for leg in legs]
+        figures.append([1 / math.log2(rank + 1) if rank and rank <= 10 else 0.0 for rank in ranks])
+        name = "candidate" if chosen is generation else "baseline"
+        metrics[name] = {
+            "ndcg_at_10": _mean(figures[-1]),
+            "mrr": _mean([1 / rank if rank else 0.0 for rank in ranks]),
+            "queries": len(items),
+            "generation": chosen.id,
+        }
+    metrics["query_kind"] = "known-item"
+    return judge_difference(bootstrap_difference(*figures), settings.not_worse_margin, len(items))
+
+
+def _record(
+    database: Database,
+    generation: Generation,
+    baseline: Generation | None,
+    verdict: Verdict,
+    metrics: dict[str, Any],
+) -> Evaluation:
     with database.transaction() as connection:
         store.insert_evaluation(
             connection,
             generation.id,
-            baseline.id if baseline and baseline.id != generation.id else None,
+            baseline.id if baseline else None,
             verdict.name,
             verdict.allows,
             verdict.reason,

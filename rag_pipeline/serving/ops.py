@@ -22,7 +22,7 @@ class QueryConfig(dg.Config):
     ask: bool = False
 
 
-@dg.op(out=dg.Out(list, description="One result per query, in their order, as JSON values"))
+@dg.op(name="answer", out=dg.Out(list, description="One result per query, in their order, as JSON values"))
 def answer_queries(
     context: dg.OpExecutionContext, config: QueryConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ class JudgedQuery:
     relevant: Mapping[str, float]
 
 
-SENTENCE = re.compile(r"[^\n.!?。！？]{25,300}(?:[.!?](?=\s|$)|[。！？])")
+SENTENCE = re.compile(r"[^\n.!?。！？]{10,300}(?:[.!?](?=\s|$)|[。！？])")
+SHORTEST, MIDDLE = 30, 90
 
 
 def read_queries(queries: Path, qrels: Path) -> list[JudgedQuery]:
@@ -63,5 +64,7 @@ def read_queries(queries: Path, qrels: Path) -> list[JudgedQuery]:
 def pick_sentence(text: str) -> str | None:
     """The sentence of a chunk to ask for it with: of middle length, so neither a heading nor half the chunk."""
     sentences = [match.strip(" \t#>*-|") for match in SENTENCE.findall(text)]
-    sentences = [s for s in sentences if 25 <= len(s) <= max(60, len(text) // 2)]
-    return sorted(sentences, key=lambda s: (abs(len(s) - 90), s))[0] if sentences else None
+    # in bytes, since a character of Japanese or Korean says about as much as three Latin letters
+    sized = [(len(s.encode()), s) for s in sentences]
+    fitting = [(abs(size - MIDDLE), s) for size, s in sized if SHORTEST <= size <= len(text.encode()) // 2]
+    return min(fitting)[1] if fitting else None

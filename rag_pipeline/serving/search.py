@@ -1,7 +1,8 @@
 """Search: query -> vector leg and BM25 leg -> fusion -> hits in the documents the generation serves."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -119,15 +120,18 @@ class Searcher:
             embedded = None
             if mode != "lexical":
                 embedded = vector if vector is not None else opened.model().embed_queries([query])[0]
+                if not np.any(embedded):  # no word the model knows: it has no direction, and nothing is near it
+                    embedded = None
             embed_ms = (time.perf_counter() - began) * 1000
             began = time.perf_counter()
+            dropped = False
             try:
                 with self.database.connection() as connection:
                     search = _Search(connection, opened, scope, k, self.ef_search)
                     pointer, hits = search.run(mode, query, embedded)
             except psycopg.errors.UndefinedTable:
-                pointer, hits = None, []  # retired and dropped between two statements
-            if generation is None and pointer != opened.generation.id:
+                dropped = True  # retired and dropped between two statements
+            if dropped or (generation is None and pointer != opened.generation.id):
                 self._opened.pop(opened.generation.id, None)
                 self._pointer = None
                 continue
@@ -135,11 +139,13 @@ class Searcher:
             return SearchResult(query, mode, opened.generation.id, opened.generation.model, hits, milliseconds)
         raise NothingServesError(f"The serving pointer moved {MOST_ATTEMPTS} times during one search; try again")
 
+    def embed_queries(self, queries: Sequence[str], generation: int | None = None) -> np.ndarray:
+        """(n, dimension) float32 by the model of the generation that serves, or of the given one."""
+        return self._open_generation(generation).model().embed_queries(queries)
+
     def _open_generation(self, generation: int | None) -> "_Opened":
-        number = generation if generation is not None else self._pointer
-        opened = self._opened.get(number) if number is not None else None
-        if opened is not None:
-            return opened
+        if generation is None and self._pointer in self._opened:
+            return self._opened[self._pointer]
         with self.database.connection() as connection:
             number = generation if generation is not None else search_store.read_pointer(connection)
             opened = self._open(connection, number)
@@ -152,14 +158,13 @@ class Searcher:
             raise NothingServesError(
                 "Nothing serves yet: no generation was promoted. Run `rag ingest PATH` first, or see `rag status`."
             )
-        opened = self._opened.get(number)
-        if opened is None:
-            generation = read_generation(connection, number)
-            if generation is None or generation.state in ("retired", "failed"):
-                raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
-            opened = _Opened(generation, read_model_by_id(connection, generation.model_id))
-            self._opened[number] = opened
-        return opened
+        generation = read_generation(connection, number)
+        if generation is None or generation.state in ("retired", "failed"):
+            self._opened.pop(number, None)
+            raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
+        if number not in self._opened:
+            self._opened[number] = _Opened(generation, read_model_by_id(connection, generation.model_id))
+        return self._opened[number]
 
 
 class _Opened:
@@ -185,12 +190,61 @@ class _Opened:
         return self._only_tenant == tenant
 
 
+@dataclass(frozen=True)
+class QueryTerms:
+    """The terms of a query to read, and what else BM25 needs. `names` are the terms by id."""
+
+    terms: list[WeightedTerm]
+    names: Mapping[int, str]
+    average_length: float
+
+
+def read_query_terms(connection: psycopg.Connection, generation: Generation, counts: Counter[str]) -> QueryTerms:
+    """Look the query's terms up in the generation's lexical index and choose which to read."""
+    statistics = lexical_store.read_lexical_statistics(connection, generation.chunker_id) if counts else None
+    if statistics is None:
+        return QueryTerms([], {}, 1.0)
+    known = lexical_store.read_terms(connection, generation.chunker_id, list(counts))
+    terms = choose_terms(counts, [(t.term, t.id, t.chunk_count) for t in known], statistics.chunk_count)
+    return QueryTerms(terms, {t.id: t.term for t in known}, statistics.average_length)
+
+
+def complete_legs(
+    connection: psycopg.Connection,
+    generation: Generation,
+    vector: np.ndarray,
+    near: Mapping[int, float],
+    words: Mapping[int, float],
+    query_terms: QueryTerms,
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Give each chunk that one leg returned its score in the other leg too: fusion compares scores, and a chunk
+    just below a leg's cut is not worth 0 there. A chunk without any of the query's words stays out of BM25."""
+    without_vector = [chunk for chunk in words if chunk not in near]
+    without_words = [chunk for chunk in near if chunk not in words]
+    vectors, scores = dict(near), dict(words)
+    if without_vector:
+        vectors |= search_store.search_vectors_exactly(
+            connection, generation, vector, len(without_vector), without_vector
+        )
+    if without_words:
+        scores |= search_store.search_words(
+            connection,
+            generation,
+            query_terms.terms,
+            query_terms.average_length,
+            len(without_words),
+            chunk_ids=without_words,
+        )
+    return vectors, scores
+
+
 class _Search:
     """One search on one connection."""
 
     def __init__(self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int, ef_search: int) -> None:
         self.connection, self.opened, self.generation = connection, opened, opened.generation
         self.scope, self.k, self.ef_search = scope, k, ef_search
+        self._query_terms: QueryTerms | None = None
 
     def run(self, mode: Mode, query: str, vector: np.ndarray | None) -> tuple[int | None, list[Hit]]:
         """(the generation that serves at the end of the search, hits)."""
@@ -203,12 +257,16 @@ class _Search:
         while True:
             near = self._vectors(vector, width, narrow) if vector is not None else {}
             words = self._words(query, width, narrow) if mode != "vector" else {}
-            found = self._find(mode, fuse(near, words, self.opened.fusion_weight))
             # deleted documents leave the index a moment later: look deeper rather than return less
             full = len(near) >= width or len(words) >= width
+            if mode == "hybrid" and vector is not None and narrow.how != "ledger":
+                near, words = complete_legs(self.connection, self.generation, vector, near, words, self._terms(query))
+            found = self._find(mode, fuse(near, words, self.opened.fusion_weight))
             if len(found) >= self.k or not full or width > 100 * self.k + 1000:
                 return search_store.read_pointer(self.connection), self._hits(found)
             width *= 4
+            if narrow.how == "none":  # and pass over what is out of scope inside the scans
+                narrow = self._narrow_to_scope()
 
     def _run_short(self, vector: np.ndarray, width: int) -> tuple[int | None, list[FoundHit]]:
         """The common case in one round trip."""
@@ -222,6 +280,9 @@ class _Search:
             return _Narrow("ledger")
         if not self.scope.where and self.opened.has_only_tenant(self.connection, self.scope.tenant):
             return _Narrow("none")
+        return self._narrow_to_scope()
+
+    def _narrow_to_scope(self) -> "_Narrow":
         ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, MOST_EXACT)
         return _Narrow("few", ids) if len(ids) <= MOST_EXACT else _Narrow("many")
 
@@ -239,23 +300,23 @@ class _Search:
             return search_store.search_vectors_filtered(self.connection, self.generation, vector, width, self.scope)
         return search_store.search_vectors(self.connection, self.generation, vector, width)
 
+    def _terms(self, query: str) -> "QueryTerms":
+        if self._query_terms is None:
+            self._query_terms = read_query_terms(
+                self.connection, self.generation, self.opened.analyzer.count_terms(query)
+            )
+        return self._query_terms
+
     def _words(self, query: str, width: int, narrow: "_Narrow") -> dict[int, float]:
-        counts = self.opened.analyzer.count_terms(query)
-        statistics = lexical_store.read_lexical_statistics(self.connection, self.generation.chunker_id)
-        if statistics is None or not counts:
-            return {}
-        known = lexical_store.read_terms(self.connection, self.generation.chunker_id, list(counts))
-        terms: list[WeightedTerm] = choose_terms(
-            counts, [(t.term, t.id, t.chunk_count) for t in known], statistics.chunk_count
-        )
         ids = narrow.chunk_ids if narrow.how == "few" else None
         if narrow.how == "ledger":
             ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, None)
+        query_terms = self._terms(query)
         return search_store.search_words(
             self.connection,
             self.generation,
-            terms,
-            statistics.average_length,
+            query_terms.terms,
+            query_terms.average_length,
             width,
             chunk_ids=ids,
             scope=self.scope if narrow.how == "many" else None,

@@ -1,5 +1,6 @@
 """The SQL of the serving pointer, its evidence and its history."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -142,13 +143,31 @@ def list_promotions(connection: psycopg.Connection) -> list[Promotion]:
 
 def sample_chunks(
     connection: psycopg.Connection, generation: Generation, seed: str, most: int
-) -> list[tuple[int, str]]:
-    """(chunk id, text) of a repeatable random sample of what a generation serves."""
+) -> list[tuple[int, str, list[str], str]]:
+    """(chunk id, title, heading path, text) of a repeatable random sample of what a generation serves."""
     return list(
         QUERIES.sample_chunks(
             connection, generation_id=generation.id, chunker_id=generation.chunker_id, seed=seed, most=most
         )
     )
+
+
+def list_holders(
+    connection: psycopg.Connection, generation: Generation, chunk_ids: Sequence[int]
+) -> dict[int, list[int]]:
+    """The numbers of the documents that hold each chunk in what a generation serves."""
+    rows = QUERIES.list_holders(
+        connection, generation_id=generation.id, chunker_id=generation.chunker_id, chunk_ids=list(chunk_ids)
+    )
+    return dict(rows)
+
+
+def list_served_chunks(connection: psycopg.Connection, generation: Generation, chunk_ids: Sequence[int]) -> set[int]:
+    """Those of the chunks that a generation serves."""
+    rows = QUERIES.list_served_chunks(
+        connection, generation_id=generation.id, chunker_id=generation.chunker_id, chunk_ids=list(chunk_ids)
+    )
+    return {row[0] for row in rows}
 
 
 def list_golden_queries(connection: psycopg.Connection, tenant: str) -> list[tuple[str, str, dict[str, float]]]:

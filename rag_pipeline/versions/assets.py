@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import dagster as dg
+from pydantic import Field
 
 from rag_pipeline.automation.reports import make_table, rate
 from rag_pipeline.automation.resources import Pipeline
@@ -37,13 +38,13 @@ class LocationConfig(dg.Config):
     path: str
     tenant: str = "default"
     source: str | None = None
-    include: list[str] = []
+    include: list[str] = Field(default_factory=list)
 
 
 class IngestConfig(dg.Config):
     """What to read; no locations: every registered source, each as it was read before."""
 
-    locations: list[LocationConfig] = []
+    locations: list[LocationConfig] = Field(default_factory=list)
     prune: bool = False
 
 
@@ -74,9 +75,7 @@ def read_registered(pipeline: Pipeline) -> Reading:
     return reading
 
 
-def _read_source(
-    pipeline: Pipeline, tenant: str, name: str, sources: list[SourceRecord], prune: bool
-) -> IngestReport:
+def _read_source(pipeline: Pipeline, tenant: str, name: str, sources: list[SourceRecord], prune: bool) -> IngestReport:
     locations = [resolve_location(s.location, tenant, name, s.include) for s in sources]
     return ingest_locations(pipeline.database, pipeline.settings, locations, prune=prune)
 
@@ -84,7 +83,7 @@ def _read_source(
 @dg.multi_asset(specs=[DOCUMENTS, DOCUMENT_VERSIONS], check_specs=DOCUMENT_CHECKS)
 def read_documents(
     context: dg.AssetExecutionContext, config: IngestConfig, pipeline: dg.ResourceParam[Pipeline]
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
     """Read what changed, and write its next versions. Unchanged files are not opened."""
     began = time.monotonic()
     with pipeline.show_progress(context.log):

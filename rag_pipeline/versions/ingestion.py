@@ -105,7 +105,7 @@ class _Reading:
             memory_bytes=settings.parser_memory_mb << 20,
         )
         self.seen: set[str] = set()
-        self.broken: list[str] = []
+        self.broken: set[str] = set()
         self.report = IngestReport()
         self.batch: list[Incoming] = []
         self.batch_characters = 0
@@ -194,7 +194,7 @@ class _Reading:
                             advance(1000)
             except (OSError, EOFError, zlib.error) as error:
                 # a truncated archive: the rows before the damage are in, and none behind it is deleted
-                self.broken.append(f"{entry.uri}#")
+                self.broken.add(f"{entry.uri}#")
                 reason = f"{entry.uri} ends early: {error}. The rows before that were read; replace the file."
                 self._fail(entry.uri, hashlib.sha256(entry.token.encode()).digest(), "malformed", reason)
 
@@ -202,6 +202,8 @@ class _Reading:
         uri = clean_text(f"{entry.uri}#{row.id}")
         self.seen.add(uri)
         if isinstance(row, BadRow):
+            if row.nameless:  # it may be any document of this file, which then would count as gone
+                self.broken.add(f"{entry.uri}#")
             self._fail(uri, row.sha256, "malformed", f"{entry.uri}: {row.reason}")
             return
         sha256, known = hash_row(row), self.known.get(uri)
@@ -257,16 +259,15 @@ class _Reading:
     def prune(self, seen: set[tuple[str, str, str]]) -> int:
         """Delete the documents of this location that no reading of this run saw."""
         tenant, source = self.location.tenant, self.location.source
+        broken = tuple(self.broken)
         live = {uri: known.id for uri, known in self.known.items() if known.content_sha256 is not None}
-        gone = [
-            id_
-            for uri, id_ in live.items()
-            if (tenant, source, uri) not in seen and not any(uri.startswith(prefix) for prefix in self.broken)
-        ]
-        if gone and not self.entries:
+        gone = [id_ for uri, id_ in live.items() if (tenant, source, uri) not in seen and not uri.startswith(broken)]
+        rowless = self.location.kind == "jsonl" and len(self.seen) == 1  # the file itself
+        if gone and (rowless or not self.entries):
             raise PruneRefusedError(
                 f"{self.location.path} is empty, and --prune would delete all {len(gone)} documents of source "
-                f"{source!r}. If that is meant, put one file there; if not, the folder is not mounted."
+                f"{source!r}. If that is meant, put one document there; if not, the folder is not mounted, or the "
+                "file not written yet."
             )
         if not gone:
             return 0

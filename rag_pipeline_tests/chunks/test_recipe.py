@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rag_pipeline.chunks.recipe import ChunkerRecipe
+from rag_pipeline.settings import Settings
 
 
 def test_the_fingerprint_moves_with_every_field_and_survives_json() -> None:
@@ -33,3 +34,8 @@ def test_the_fingerprint_moves_with_every_field_and_survives_json() -> None:
 def test_a_recipe_no_text_could_satisfy_is_refused(fields: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=r"chunk|unit|size|overlap|ceiling"):
         pytest.fail(f"{reason}: {ChunkerRecipe(**fields)}")  # type: ignore[arg-type]
+
+
+def test_the_default_recipe_is_what_the_default_settings_ask_for() -> None:
+    fields = {name: Settings.model_fields[f"chunk_{name}"].default for name in ("size", "overlap", "unit")}
+    assert ChunkerRecipe(name=Settings.model_fields["chunker"].default, **fields) == ChunkerRecipe()

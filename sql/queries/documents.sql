@@ -60,6 +60,10 @@ set content_sha256 = excluded.content_sha256, code = excluded.code, reason = exc
 delete from rag.document_failure
 where tenant = :tenant and source = :source and uri = any(:uris::text[]);
 
+-- name: lock_documents
+-- A statement of its own, in the writers' order: the deletion behind it sees what a writer it waited for wrote.
+select id from rag.document where id = any(:ids::bigint[]) order by tenant, source, uri for update;
+
 -- name: delete_documents
 -- A deletion is a state: the document serves nothing, its versions stay.
 with gone as (

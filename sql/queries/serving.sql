@@ -58,15 +58,29 @@ order by id;
 
 -- name: sample_chunks
 -- A repeatable sample of served chunks to make known-item queries of: ordered by their hash, so by chance.
-select c.id, c.text
+select c.id, c.title, c.heading_path, c.text
 from rag.chunk c
-where length(c.text) >= 200
+where octet_length(c.text) >= 200
   and exists (
     select from rag.version_chunk vc
     join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
     where vc.chunk_id = c.id and vc.chunker_id = :chunker_id)
 order by md5(encode(c.content_sha256, 'hex') || :seed)
 limit :most;
+
+-- name: list_holders
+-- The documents that hold each of the chunks in what a generation serves.
+select vc.chunk_id, array_agg(distinct gv.document_id)
+from rag.version_chunk vc
+join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
+where vc.chunk_id = any(:chunk_ids::bigint[]) and vc.chunker_id = :chunker_id
+group by vc.chunk_id;
+
+-- name: list_served_chunks
+select distinct vc.chunk_id
+from rag.version_chunk vc
+join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
+where vc.chunk_id = any(:chunk_ids::bigint[]) and vc.chunker_id = :chunker_id;
 
 -- name: list_golden_queries
 select query_id, text, relevant from rag.golden_query where tenant = :tenant order by query_id;

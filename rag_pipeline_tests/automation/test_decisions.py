@@ -1,0 +1,131 @@
+import pytest
+
+from rag_pipeline.automation.decisions import (
+    BuildState,
+    Candidate,
+    ModelState,
+    SourceLook,
+    decide_builds,
+    decide_ingests,
+    decide_new_models,
+    decide_promotion,
+    list_gaps,
+)
+
+
+@pytest.mark.parametrize(
+    ("stored", "seen", "asked", "expected"),
+    [
+        ("a", "a", {}, False),  # nothing changed
+        ("a", "b", {}, True),  # changed
+        ("a", "b", {"s": ("b", 1)}, False),  # asked for already: running, or failed and left to the schedule
+        ("a", "c", {"s": ("b", 1)}, True),  # changed again before it was read
+        ("a", None, {}, False),  # not mounted: nothing to read
+        (None, "a", {}, True),  # registered, never read whole
+    ],
+)
+def test_a_source_is_asked_for_once_per_look_that_differs_from_what_was_read(stored, seen, asked, expected):
+    requests, _ = decide_ingests([SourceLook("s", stored, seen)], asked)
+    assert bool(requests) is expected
+
+
+def test_a_look_that_comes_back_gets_a_new_run_key():
+    asked: dict[str, tuple[str, int]] = {}
+    keys = []
+    for stored, seen in [("a", "b"), ("b", "b"), ("b", "a"), ("a", "a"), ("a", "b")]:
+        requests, asked = decide_ingests([SourceLook("s", stored, seen)], asked)
+        keys += [request.run_key for request in requests]
+    assert len(keys) == 3
+    assert len(set(keys)) == 3
+
+
+def test_two_sources_with_the_same_content_have_different_run_keys():
+    requests, _ = decide_ingests([SourceLook("s", None, "a"), SourceLook("t", None, "a")], {})
+    assert len({request.run_key for request in requests}) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (ModelState("m", "probed", "ab" * 16, False), True),
+        (ModelState("m", "registered", "", False), True),  # the run probes it
+        (ModelState("m", "probed", "ab" * 16, True), False),  # has its partition: was asked for
+        (ModelState("m", "refused", "", False), False),
+        (ModelState("m", "retired", "ab" * 16, False), False),
+        (ModelState("a|b", "probed", "ab" * 16, False), False),  # would break the partition key
+        (ModelState("a,b", "probed", "ab" * 16, False), False),  # would break a list of keys
+    ],
+)
+def test_a_usable_model_without_a_partition_is_asked_for(model, expected):
+    assert bool(decide_new_models([model], {})[0]) is expected
+
+
+def test_a_model_that_cannot_be_used_is_named_with_the_reason():
+    _, left_out = decide_new_models([ModelState("bad", "refused", "", False)], {})
+    assert left_out == {"bad": "it was refused"}
+
+
+def test_a_model_whose_partition_was_deleted_by_hand_is_a_new_request():
+    model = ModelState("m", "probed", "ab" * 16, False)
+    first, second = decide_new_models([model], {})[0][0], decide_new_models([model], {"m": 1})[0][0]
+    assert first.run_key != second.run_key
+
+
+def test_a_changed_fingerprint_is_another_run_key():
+    keys = {decide_new_models([ModelState("m", "probed", f, False)], {})[0][0].run_key for f in ("aa" * 16, "bb" * 16)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "busy", "expected"),
+    [
+        (BuildState("m", "ab", (10, 0), False), False, True),
+        (BuildState("m", "ab", (10, 1), False), False, False),  # a chunk has no vector yet
+        (BuildState("m", "ab", (0, 0), False), False, False),  # nothing to index
+        (BuildState("m", "ab", (10, 0), True), False, False),  # built, or given up, before
+        (BuildState("m", "ab", (10, 0), False), True, False),  # one builds at a time
+    ],
+)
+def test_an_index_is_built_when_its_vectors_are_complete_and_nobody_builds(state, busy, expected):
+    assert bool(decide_builds([state], {"index": {}}, busy)) is expected
+
+
+def test_two_models_are_built_one_after_the_other():
+    states = [BuildState(slug, "ab", (10, 0), False) for slug in ("m", "n")]
+    assert [request.subject for request in decide_builds(states, {}, False)] == ["m"]
+
+
+def test_another_recipe_is_another_build():
+    state = BuildState("m", "ab", (10, 0), False)
+    keys = {decide_builds([state], {"m": m}, False)[0].run_key for m in (16, 32)}
+    assert len(keys) == 2
+
+
+READY = Candidate(2, "m", "ready", 7, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "serving", "policy", "expected"),
+    [
+        (READY, 1, "auto", True),
+        (READY, 1, "manual", False),  # a person decides
+        (Candidate(1, "m", "ready", 7, True, None), None, "manual", True),  # the first one: nobody is served yet
+        (Candidate(1, "m", "ready", 7, False, None), None, "auto", False),  # the verdict says no
+        (Candidate(2, "m", "ready", None, False, None), 1, "auto", False),  # not compared yet
+        (Candidate(2, "m", "soaking", 7, True, 1), 1, "auto", False),  # rolled back on purpose
+        (Candidate(2, "m", "ready", 7, True, 9), 1, "auto", False),  # compared with what does not serve any more
+    ],
+)
+def test_a_candidate_serves_by_itself_only_where_policy_and_verdict_allow(candidate, serving, policy, expected):
+    assert bool(decide_promotion([candidate], serving, policy)) is expected
+
+
+def test_of_two_good_candidates_the_newer_serves():
+    newer = Candidate(3, "n", "ready", 8, True, 1)
+    assert [r.subject for r in decide_promotion([READY, newer], 1, "auto")] == ["n"]
+
+
+def test_the_sweep_asks_only_for_models_with_gaps_and_from_the_first_to_the_last():
+    gaps = list_gaps({"b": [7, 3], "a": [], "c": [0]}, "20260101")
+    assert [(request.subject, first, last) for request, first, last in gaps] == [("b", 3, 7), ("c", 0, 0)]
+    assert len({request.run_key for request, _, _ in gaps}) == 2
