@@ -149,13 +149,13 @@ def ingest(
 
     with report_to(BarReporter()):
         result = run_ingest(_settings(), locations, prune=prune)
-    failures = result.pop("failures", [])
+    failures = result["failures"]
     for failure in failures[:20]:
         _say(f"not read: {failure['uri']} ({failure['code']}): {failure['reason']}")
     if len(failures) > 20:
         _say(f"… and {len(failures) - 20} more: rag status")
     if as_json:
-        _print_json(result)
+        _print_json({name: value for name, value in result.items() if name != "failures"})
         return
     documents, chunks, embeddings = result["documents"], result["chunks"], result["embeddings"]
     _say(

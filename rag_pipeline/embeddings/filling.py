@@ -142,7 +142,7 @@ def _embed_batch(
     for row, reason in enumerate(check.reasons):
         if reason is not None:
             refused.setdefault(row, reason)
-    good = np.flatnonzero([row not in refused for row in range(len(batch))])
+    good = [row for row in range(len(batch)) if row not in refused]
     with database.transaction() as connection:
         landed = store.land_embeddings(
             connection, record.space, [batch[row].id for row in good], np.asarray(vectors)[good]

@@ -149,7 +149,7 @@ def _hold_served(connection: psycopg.Connection, generation: Generation) -> None
 
 
 def _run(connection: psycopg.Connection, generation: Generation, text: str) -> psycopg.Cursor[tuple[object, ...]]:
-    statement = sql.SQL(text).format(  # type: ignore[arg-type] - the texts above, put together
+    statement = sql.SQL(text).format(  # type: ignore[arg-type]
         table=sql.Identifier(generation.table_name),
         type=sql.SQL("{}({})").format(
             sql.Identifier(generation.index_recipe.vector_type), sql.Literal(generation.dimension)
