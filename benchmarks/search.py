@@ -94,8 +94,10 @@ def time_queries(
             for number in range(rounds):
                 order = list(enumerate(asks))[:: 1 if number % 2 == 0 else -1]
                 if clients == 1:
-                    for query in mine:
+                    for position in range(len(mine)):
                         for which, ask in order:
+                            # never the same query twice in a row: the second would find its pages in the caches
+                            query = mine[(position + which * len(mine) // len(asks)) % len(mine)]
                             time_one(which, number, ask, query)
                     continue
                 for which, ask in order:
@@ -227,7 +229,11 @@ def measure_filtered(
             figures.append(Figure(f"{label}: full LIMIT", spread(100 * float(np.mean(full))), "% of queries",
                                   goal=Goal(100, "at least", "ours")))  # fmt: skip
         figures.append(
-            Figure(f"{label}: recall@{K}", spread(float(np.mean(recalls))), goal=Goal(0.97, "at least", "ours"))
+            Figure(
+                f"{label}: recall@{K}",
+                spread(float(np.mean(recalls))),
+                goal=Goal(0.97, "at least", "ours") if key else None,
+            )
         )
         figures.append(Figure(f"{label}: p50", spread([percentile(times, 50) for times in rounds]), "ms"))
         figures.append(Figure(f"{label}: p95", spread(p95), "ms", goal=Goal(50, of="ours") if key else None))
@@ -253,7 +259,7 @@ def measure(options: argparse.Namespace) -> Report:
         queries = list(zip(texts, searcher.embed_queries(texts), strict=True))
         report.figures += measure_vector(database, generation, searcher, queries)
         report.figures += measure_modes(searcher, queries)
-        filtered, curve = measure_filtered(database, generation, searcher, queries, options.seed)
+        filtered, curve = measure_filtered(database, generation, searcher, queries[:100], options.seed)
         report.figures += filtered
         report.curves.append(curve)
         report.facts = {

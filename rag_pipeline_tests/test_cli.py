@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def empty(server: Server, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def rag(server: Server, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rag]:
+def rag(server: Server, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rag:
     """A command whose database holds three documents and five rows."""
     rag = make_rag(server, tiny_model, tmp_path_factory.mktemp("cli"))
     documents = rag.folder / "documents"
@@ -83,7 +82,7 @@ def rag(server: Server, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
     result = rag.json("ingest", "documents", "notes.jsonl", "--source", "mine")
     assert result["documents"] == {"added": 8, "changed": 0, "removed": 0, "unchanged": 0, "failed": 1}
     assert result["embeddings"] == {"new": 8, "reused": 0}
-    yield rag
+    return rag
 
 
 # documents -------------------------------------------------------------------------------------------------
@@ -177,7 +176,7 @@ def test_status_and_doctor_tell_that_all_is_well(rag: Rag) -> None:
     rag.json("ingest", "documents", "notes.jsonl", "--source", "mine")
     status = rag.json("status")
     assert status["serving"]["generation_id"] == 1
-    assert [m["slug"] for m in status["models"]][0] == "tiny"
+    assert status["models"][0]["slug"] == "tiny"
     assert status["generations"][0]["index_valid"] is True
     assert any(f["uri"] == "notes.jsonl#line 6" for f in status["failures"])
     assert all(finding["good"] for finding in rag.json("doctor"))
@@ -298,7 +297,13 @@ print("LOADED", *[name for name in heavy if name in sys.modules], file=sys.stder
 
 @pytest.mark.parametrize(
     "arguments",
-    [["search", "red valve"], ["search", "red valve", "--mode", "lexical"], ["status"], ["history", "pump.md"], ["settings"]],
+    [
+        ["search", "red valve"],
+        ["search", "red valve", "--mode", "lexical"],
+        ["status"],
+        ["history", "pump.md"],
+        ["settings"],
+    ],
     ids=lambda a: " ".join(a),
 )
 def test_commands_that_read_load_neither_dagster_nor_torch(rag: Rag, arguments: list[str]) -> None:

@@ -141,7 +141,9 @@ def test_statements_are_run_by_stores_only(module: str) -> None:
     calls = [
         node
         for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("execute", "executemany", "copy")
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("execute", "executemany", "copy")
     ]
     lines = [call.lineno for call in calls if not ast.unparse(call).startswith(("shutil.", "copy."))]
     assert not lines, f"{module} runs statements in lines {lines}"
@@ -156,7 +158,16 @@ def test_what_is_excepted_still_needs_it() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_are_imported_inside_functions(module: str) -> None:
-    heavy = {"torch", "transformers", "sentence_transformers", "model2vec", "pandas", "matplotlib", "xberg", "pypdfium2"}
+    heavy = {
+        "torch",
+        "transformers",
+        "sentence_transformers",
+        "model2vec",
+        "pandas",
+        "matplotlib",
+        "xberg",
+        "pypdfium2",
+    }
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):

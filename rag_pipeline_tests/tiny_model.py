@@ -15,7 +15,14 @@ DIMENSION = 32
 WORD = re.compile(r"\w+|[^\w\s]")
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "po", "ru", "sa", "te")
 # Words of the hand-written texts in the tests, so that they are not all unknown.
-PLAIN = ["the", "a", "of", "and", "is", "in", "on", "to", "for", "with", "was", "are", "by", "it", "old", "new", "red", "blue", "green", "small", "large", "first", "second", "third", "valve", "pump", "pressure", "steam", "boiler", "leak", "repair", "manual", "page", "version", "document", "chapter", "section", "part", "north", "south", "cat", "dog", "bird", "fish", "tree", "river", "stone", "cloud", "rain", "snow", "winter", "summer", "apple", "bread", "water", "salt", "sugar", "title", "text", "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "probe", "about", "notes", "note", "owner", "name", "price", "open", "closed", "question", "answer", "words", "word", "line", ".", ",", ":", ";", "!", "?", "#", "*", "-", ">"]
+PLAIN = WORD.findall(
+    "the a of and is in on to for with was are by it old new red blue green small large first second third "
+    "valve pump pressure steam boiler leak repair manual page version document chapter section part north south "
+    "cat dog bird fish tree river stone cloud rain snow winter summer apple bread water salt sugar title text "
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda one two three four five six seven eight "
+    "nine ten probe about notes note owner name price open closed question answer words word line "
+    ". , : ; ! ? # * - >"
+)
 
 
 def make_words(count: int) -> list[str]:
@@ -38,7 +45,8 @@ def save_tiny_model(directory: Path, *, seed: int = 1, dimension: int = DIMENSIO
     from tokenizers.normalizers import Lowercase
     from tokenizers.pre_tokenizers import Whitespace
 
-    known = ["[UNK]", *WORDS, *PLAIN, *(word.lower() for text in (*CANARIES, QUERY_CANARY) for word in WORD.findall(text))]
+    canaries = [word.lower() for text in (*CANARIES, QUERY_CANARY) for word in WORD.findall(text)]
+    known = ["[UNK]", *WORDS, *PLAIN, *canaries]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(known))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = Lowercase()

@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
 import click
 
 from rag_pipeline.automation.runs import prepare_home
+from rag_pipeline.database.embedded import drop_dead_handles
 from rag_pipeline.database.engine import dagster_storage_url, open_database
 from rag_pipeline.settings import Settings
 
@@ -33,6 +35,9 @@ def run_services(settings: Settings, port: int, api_port: int) -> int:
         ],
         "API": [sys.executable, "-m", "rag_pipeline.serving.api", "--port", str(api_port)],
     }
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # before the children start: they inherit an ignored signal
+        signal.signal(number, lambda *_: stopping.set())
     # a group of their own: Ctrl-C reaches us alone, and we stop them in order
     processes = {
         name: subprocess.Popen(command, env=environment, start_new_session=True) for name, command in commands.items()
@@ -42,10 +47,12 @@ def run_services(settings: Settings, port: int, api_port: int) -> int:
     click.echo(f"search API  http://127.0.0.1:{api_port}/search?q=…   (ready when it answers)", err=True)
     click.echo("Ctrl-C stops all", err=True)
     try:
-        return _wait(processes)
+        return _wait(processes, stopping)
     finally:
         _stop(list(processes.values()))
         database.close()
+        if settings.database_url is None:
+            drop_dead_handles(settings.home)
 
 
 def is_taken(port: int) -> bool:
@@ -54,28 +61,19 @@ def is_taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _wait(processes: dict[str, "subprocess.Popen[bytes]"]) -> int:
-    stopping = False
-
-    def stop(_signal: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    while not stopping:
+def _wait(processes: dict[str, "subprocess.Popen[bytes]"], stopping: threading.Event) -> int:
+    while not stopping.wait(0.3):
         for name, process in processes.items():
             if process.poll() is not None:
                 click.echo(f"{name} ended by itself with exit code {process.returncode}; stopping the rest", err=True)
                 return 1
-        time.sleep(0.3)
     return 0
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     for process in processes:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
+            process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + STOP_SECONDS
     for process in processes:
         try:

@@ -14,7 +14,7 @@ from rag_pipeline.chunks.store import count_chunks
 
 @dg.asset(
     deps=["document_versions"],
-    group_name="chunks",
+    group_name="rag",
     kinds={"postgres"},
     description="Text addressed by its content: an edit makes only the changed chunks new (table rag.chunk).",
 )

@@ -56,7 +56,7 @@ def start_embedded_server(home: Path) -> str:
         with server._lock:
             server.ensure_pgdata_inited()
             _write_configuration(data)
-            _drop_dead_handles(data)
+            drop_dead_handles(home)
         _start(server, data)
     return str(server.get_uri())
 
@@ -104,8 +104,9 @@ def _roomy_shared_memory() -> bool:
     return status.f_bavail * status.f_frsize > 4 << 30
 
 
-def _drop_dead_handles(data: Path) -> None:
-    handles = data / ".handle_pids.json"
+def drop_dead_handles(home: Path) -> None:
+    """Forget the processes that ended without saying so, so that the server stops with the last living one."""
+    handles = home / "postgres" / ".handle_pids.json"
     if handles.exists() and (text := handles.read_text().strip()):
         alive = [pid for pid in json.loads(text) if Path(f"/proc/{pid}").exists() or not Path("/proc").exists()]
         handles.write_text(json.dumps(alive))

@@ -8,7 +8,7 @@ from rag_pipeline.documents.store import SourceRecord, count_documents, list_fai
 
 DOCUMENTS = dg.AssetSpec(
     "documents",
-    group_name="documents",
+    group_name="rag",
     description="Every document there is or was: tenant, source and URI (table rag.document).",
     kinds={"postgres"},
 )

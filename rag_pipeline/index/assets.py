@@ -47,7 +47,7 @@ class Refreshed:
 
 @dg.asset(
     deps=["chunks"],
-    group_name="index",
+    group_name="rag",
     kinds={"postgres"},
     description="Changed documents on their way into every active generation (queue: table rag.pending_change).",
     check_specs=[dg.AssetCheckSpec("nothing_waits_for_long", asset="index_deltas")],
@@ -137,7 +137,7 @@ def check_waiting(waiting: dict[int, Pending], now: datetime) -> dg.AssetCheckRe
 @dg.asset(
     deps=[dg.AssetDep("embeddings", partition_mapping=BY_MODEL)],
     partitions_def=EMBEDDING_MODELS,
-    group_name="index",
+    group_name="rag",
     kinds={"postgres"},
     description="A generation: a model's vectors in a table of their own with an HNSW index, and BM25 postings.",
     check_specs=[dg.AssetCheckSpec("index_is_valid", asset="hnsw_index")],

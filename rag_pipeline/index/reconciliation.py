@@ -169,4 +169,4 @@ def _scalar(connection: psycopg.Connection, generation: Generation, text: str) -
 
 
 def _count(connection: psycopg.Connection, generation: Generation, text: str) -> int:
-    return _scalar(connection, generation, f"select count(*) from ({text}) found")  # noqa: S608
+    return _scalar(connection, generation, f"select count(*) from ({text}) found")

@@ -43,7 +43,7 @@ def find_generation(pipeline: Pipeline, slug: str) -> Generation:
 @dg.asset(
     deps=["hnsw_index"],
     partitions_def=EMBEDDING_MODELS,
-    group_name="serving",
+    group_name="rag",
     kinds={"postgres"},
     description="The verdict on a candidate against what serves, on the whole path (table rag.evaluation).",
 )
@@ -80,7 +80,7 @@ def list_worst(metrics: dict[str, Any]) -> str:
 @dg.asset(
     deps=["retrieval_evaluation"],
     partitions_def=EMBEDDING_MODELS,
-    group_name="serving",
+    group_name="rag",
     kinds={"postgres"},
     description="The pointer that says which generation serves (tables rag.serving, rag.promotion).",
 )

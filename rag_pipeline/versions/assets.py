@@ -26,7 +26,7 @@ from rag_pipeline.versions.store import count_versions
 DOCUMENT_VERSIONS = dg.AssetSpec(
     "document_versions",
     deps=["documents"],
-    group_name="versions",
+    group_name="rag",
     description="Each content a document ever had, with its text and metadata (table rag.document_version).",
     kinds={"postgres"},
 )

@@ -45,5 +45,3 @@ def test_buckets_are_filled_evenly() -> None:
     sizes = [sum(c.bucket == bucket for c in chunks) for bucket in range(16)]
     assert min(sizes) > 60
     assert max(sizes) < 150
-
-

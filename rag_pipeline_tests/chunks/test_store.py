@@ -2,6 +2,7 @@
 
 import random
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_every_chunk_is_the_text_between_its_offsets(database: Database, chunker
     for text, start, end, chunk, title, own_title, _, _ in rows:
         assert text[start:end] == chunk
         assert title == own_title
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if before[6] == after[6]:
             assert after[7] == before[7] + 1
             assert after[1] >= before[2], "chunks of one version do not overlap and stand in order"
@@ -84,9 +85,7 @@ def test_an_edit_makes_only_the_chunks_new_that_it_touches(database: Database, c
     assert reused == first - 1
 
 
-def test_the_same_text_twice_is_one_chunk_and_another_tenants_is_another(
-    database: Database, chunker: Chunker
-) -> None:
+def test_the_same_text_twice_is_one_chunk_and_another_tenants_is_another(database: Database, chunker: Chunker) -> None:
     put_texts(database, {"a": "red valve", "b": "red valve"})
     assert cut(database, chunker) == (2, 1, 1)
     put_texts(database, {"a": "red valve"}, tenant="other")

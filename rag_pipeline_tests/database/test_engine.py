@@ -26,7 +26,7 @@ OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture(scope="module")
-def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: ARG001 - must be there first
     """The machine's PostgreSQL 15 without pgvector, started on a socket of its own."""
     if not (OLD_SERVER / "postgres").exists():
         pytest.skip(f"no PostgreSQL 15 under {OLD_SERVER}")
@@ -39,14 +39,18 @@ def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.chown(folder, "postgres")
         prefix = ["runuser", "-u", "postgres", "--"]
     data, options = folder / "data", f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    subprocess.run([*prefix, OLD_SERVER / "initdb", "-A", "trust", "-U", "postgres", data], check=True, capture_output=True)
+    subprocess.run(
+        [*prefix, OLD_SERVER / "initdb", "-A", "trust", "-U", "postgres", data], check=True, capture_output=True
+    )
     subprocess.run(
         [*prefix, OLD_SERVER / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
     yield f"postgresql://postgres@/postgres?host={folder}"
-    subprocess.run([*prefix, OLD_SERVER / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True)
+    subprocess.run(
+        [*prefix, OLD_SERVER / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True
+    )
     shutil.rmtree(folder)
 
 
@@ -101,9 +105,14 @@ def test_the_number_of_buckets_is_fixed_at_first_run(server: Server, settings: S
 
 
 def test_a_transaction_is_all_or_nothing_and_a_connection_commits_each_statement(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
-        connection.execute("insert into rag.parameter values ('a', '1')")
-        raise ZeroDivisionError
+
+    def fail_halfway() -> None:
+        with database.transaction() as connection:
+            connection.execute("insert into rag.parameter values ('a', '1')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     with database.connection() as connection:
         connection.execute("insert into rag.parameter values ('b', '1')")
     with database.connection() as connection:

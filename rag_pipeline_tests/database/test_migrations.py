@@ -24,18 +24,22 @@ from rag_pipeline_tests.conftest import Server
 
 SCHEMA = """
     select c.relname, c.relkind, pg_get_expr(c.relpartbound, c.oid), obj_description(c.oid),
-           (select array_agg(row (a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-                                  pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)) order by a.attnum)::text
+           (select array_agg(row (a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                                  a.attidentity, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum))
+                              order by a.attnum)::text
             from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
            (select array_agg(row (k.conname, pg_get_constraintdef(k.oid)) order by k.conname)::text
             from pg_constraint k where k.conrelid = c.oid),
            (select array_agg(pg_get_triggerdef(t.oid) order by t.tgname)::text from pg_trigger t
             where t.tgrelid = c.oid and not t.tgisinternal),
-           case when c.relkind = 'i' then pg_get_indexdef(c.oid) end, c.relrowsecurity, c.relforcerowsecurity, c.relacl::text
+           case when c.relkind = 'i' then pg_get_indexdef(c.oid) end,
+           c.relrowsecurity, c.relforcerowsecurity, c.relacl::text
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'rag' order by c.relname
 """
-FUNCTIONS = "select proname, pg_get_functiondef(p.oid) from pg_proc p where pronamespace = 'rag'::regnamespace order by 1"
+FUNCTIONS = (
+    "select proname, pg_get_functiondef(p.oid) from pg_proc p where pronamespace = 'rag'::regnamespace order by 1"
+)
 START = "from rag_pipeline.settings import load_settings; from rag_pipeline.database.engine import open_database; "
 
 
@@ -111,7 +115,10 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(empty: URL, tmp_path: P
     with connect(empty) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             apply_migrations(connection, folder)
-        assert connection.execute("select to_regclass('rag.half'), to_regclass('rag.migration')").fetchone() == (None, None)
+        assert connection.execute("select to_regclass('rag.half'), to_regclass('rag.migration')").fetchone() == (
+            None,
+            None,
+        )
         assert len(apply_migrations(connection)) == number - 1
 
 

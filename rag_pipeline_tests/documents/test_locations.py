@@ -41,7 +41,11 @@ def test_a_folder_holds_its_files_in_a_stable_order_without_hidden_ones(folder: 
 
 @pytest.mark.parametrize(
     ("patterns", "uris"),
-    [(["*.md"], ["b.md", "z.md"]), (["sub/*"], ["sub/c.html", "sub/rows.jsonl"]), (["a.*", "c.*"], ["a.txt", "sub/c.html"])],
+    [
+        (["*.md"], ["b.md", "z.md"]),
+        (["sub/*"], ["sub/c.html", "sub/rows.jsonl"]),
+        (["a.*", "c.*"], ["a.txt", "sub/c.html"]),
+    ],
 )
 def test_only_files_that_match_are_listed(folder: Path, patterns: list[str], uris: list[str]) -> None:
     assert list_uris(folder, *patterns) == uris
@@ -94,7 +98,14 @@ def test_names_are_made_printable_and_stay_apart() -> None:
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("a.jsonl", True), ("A.NDJSON.GZ", True), ("a.jsonl.gz", True), ("a.json", False), ("jsonl", False), ("a.gz", False)],
+    [
+        ("a.jsonl", True),
+        ("A.NDJSON.GZ", True),
+        ("a.jsonl.gz", True),
+        ("a.json", False),
+        ("jsonl", False),
+        ("a.gz", False),
+    ],
 )
 def test_json_lines_are_known_by_their_name(name: str, answer: bool) -> None:
     assert is_jsonl(name) is answer

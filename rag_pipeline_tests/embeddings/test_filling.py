@@ -106,7 +106,8 @@ def test_every_vector_is_the_models_own_for_its_text(
     assert report.tokens > 0
     with database.connection() as connection:
         rows = connection.execute(
-            "select c.title, c.heading_path, c.text, e.vector from rag.embedding e join rag.chunk c on c.id = e.chunk_id"
+            "select c.title, c.heading_path, c.text, e.vector from rag.embedding e"
+            " join rag.chunk c on c.id = e.chunk_id"
         ).fetchall()
     vectors = load_model(record.spec).embed_documents([embedded_text(*row[:3]) for row in rows])
     assert np.allclose(np.stack([row[3].to_numpy() for row in rows]), vectors, atol=1e-6)
@@ -216,7 +217,8 @@ def test_only_the_asked_buckets_are_filled(database: Database, record: ModelReco
     embed_missing(database, record, generation.chunker_id, only_pending=False, buckets=[3, 5])
     with database.connection() as connection:
         rows = connection.execute(
-            "select distinct c.bucket, e.chunk_id is not null from rag.chunk c left join rag.embedding e on e.chunk_id = c.id"
+            "select distinct c.bucket, e.chunk_id is not null from rag.chunk c"
+            " left join rag.embedding e on e.chunk_id = c.id"
         ).fetchall()
     assert {bucket for bucket, embedded in rows if embedded} == {3, 5}
     assert not any(embedded for bucket, embedded in rows if bucket not in (3, 5))

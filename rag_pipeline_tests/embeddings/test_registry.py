@@ -95,9 +95,7 @@ def _fresh_process() -> None:
         cached.cache_clear()
 
 
-def test_a_model_that_cannot_be_used_is_recorded_as_refused_with_the_reason(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_be_used_is_recorded_as_refused_with_the_reason(database: Database, tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     spec = ModelSpec("bad", f"model2vec:{tmp_path}")
     with pytest.raises(ModelRefused, match="pickle"):
@@ -125,7 +123,9 @@ def test_two_that_add_the_same_model_at_once_agree(database: Database, tiny_spec
     spaces: list[int] = []
     slugs = ["one", "two", "three", "one"]
     adders = [
-        threading.Thread(target=lambda slug=slug: spaces.append(add_model(database, ModelSpec(slug, tiny_spec.source)).space))
+        threading.Thread(
+            target=lambda slug=slug: spaces.append(add_model(database, ModelSpec(slug, tiny_spec.source)).space)
+        )
         for slug in slugs
     ]
     for adder in adders:
@@ -139,7 +139,7 @@ def test_two_that_add_the_same_model_at_once_agree(database: Database, tiny_spec
 def test_counting_tokens_loads_no_model(tiny_model: Path) -> None:
     program = (
         "import sys; from rag_pipeline.embeddings.registry import open_counter;"
-        f"print(open_counter('model2vec:{tiny_model}')(['red valve']), 'torch' in sys.modules, 'model2vec' in sys.modules)"
+        f"print(open_counter('model2vec:{tiny_model}')(['red valve']), *[n in sys.modules for n in ('torch', 'model2vec')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[2]", "False", "False"]

@@ -71,7 +71,7 @@ def test_what_is_missing_is_what_has_neither_vector_nor_refusal(
 
 def test_the_buckets_part_the_work(database: Database, record: ModelRecord, generation: Generation) -> None:
     parts = [list_missing(database, record, generation, buckets=[bucket]) for bucket in range(16)]
-    assert sorted(sum(parts, [])) == list_missing(database, record, generation)
+    assert sorted(chunk for part in parts for chunk in part) == list_missing(database, record, generation)
     assert list_missing(database, record, generation, buckets=[]) == []
 
 

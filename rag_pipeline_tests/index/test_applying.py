@@ -71,7 +71,8 @@ def assert_words_recounted(database: Database, *generations: Generation) -> None
         assert statistics == (len(counts), sum(c.total() for c in counts.values()))
         terms = dict(
             connection.execute(
-                "select term, chunk_count from rag.lexical_term where chunker_id = %s and chunk_count <> 0", (chunker_id,)
+                "select term, chunk_count from rag.lexical_term where chunker_id = %s and chunk_count <> 0",
+                (chunker_id,),
             ).fetchall()
         )
         assert terms == Counter(term for c in counts.values() for term in c)
@@ -227,9 +228,8 @@ def test_loading_twice_changes_nothing(database: Database, settings: Settings, s
     assert_true(database, serving, {"a": "red valve", "b": "blue pump", "c": "green boiler"})
 
 
-def test_no_change_is_applied_to_a_retired_generation(
-    database: Database, settings: Settings, serving: Generation
-) -> None:
+@pytest.mark.usefixtures("settings")
+def test_no_change_is_applied_to_a_retired_generation(database: Database, serving: Generation) -> None:
     with database.transaction() as connection:
         set_state(connection, serving.id, "retired")
     put_texts(database, {"a": "red valve new"})
@@ -330,9 +330,7 @@ def test_any_history_of_edits_ends_true(database: Database, settings: Settings, 
     assert_true(database, generation, texts)
 
 
-def test_the_ledger_keeps_what_the_index_gave_up(
-    database: Database, settings: Settings, serving: Generation
-) -> None:
+def test_the_ledger_keeps_what_the_index_gave_up(database: Database, settings: Settings, serving: Generation) -> None:
     put_texts(database, {"a": "small cat"})
     refresh(database, settings, serving)
     put_texts(database, {"a": "red valve"})

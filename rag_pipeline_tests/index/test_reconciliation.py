@@ -19,8 +19,14 @@ DOCUMENT = "(select id from rag.document where uri = 'b')"
 # what was done by hand, what the comparison calls it
 DAMAGES = {
     "an index row deleted": ("delete from rag.index_1 where chunk_id = {chunk}", "missing"),
-    "an index row altered": ("update rag.index_1 set embedding = embedding - embedding - embedding where chunk_id = {chunk}", "altered"),
-    "an index row that is zero": ("update rag.index_1 set embedding = embedding - embedding where chunk_id = {chunk}", "zero"),
+    "an index row altered": (
+        "update rag.index_1 set embedding = embedding - embedding - embedding where chunk_id = {chunk}",
+        "altered",
+    ),
+    "an index row that is zero": (
+        "update rag.index_1 set embedding = embedding - embedding where chunk_id = {chunk}",
+        "zero",
+    ),
     "an index row of a chunk that is gone": (
         "insert into rag.index_1 select -1, 'default', embedding from rag.index_1 where chunk_id = {chunk}",
         "orphaned",
@@ -33,7 +39,7 @@ DAMAGES = {
     ),
     "a vector deleted from the ledger": ("delete from rag.embedding where chunk_id = {chunk}", "altered"),
     "vector and index row deleted": (
-        "with e as (delete from rag.embedding where chunk_id = {chunk}) delete from rag.index_1 where chunk_id = {chunk}",
+        "delete from rag.embedding where chunk_id = {chunk}; delete from rag.index_1 where chunk_id = {chunk}",
         "missing",
     ),
     "a served version forgotten": ("delete from rag.generation_version where document_id = {document}", "stale"),
@@ -128,7 +134,8 @@ def test_what_waits_in_the_queue_is_late_and_not_untrue(
     assert all(f.good for f in diagnose(database, settings))
 
 
-def test_a_repaired_vector_is_the_models_own(database: Database, settings: Settings, serving: Generation) -> None:
+@pytest.mark.usefixtures("serving")
+def test_a_repaired_vector_is_the_models_own(database: Database, settings: Settings) -> None:
     query = f"select vector from rag.embedding where chunk_id = {CHUNK}"
     with database.connection() as connection:
         before = connection.execute(query).fetchone()

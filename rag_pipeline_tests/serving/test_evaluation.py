@@ -46,7 +46,7 @@ def serving(database: Database, settings: Settings, texts: dict[str, str]) -> Ge
 
 
 @pytest.fixture
-def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:
+def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:  # noqa: ARG001 - must be there first
     record = add_model(database, ModelSpec("other", f"model2vec:{other_tiny_model}"))
     generation = ensure_generation(database, settings, record)
     fill_generation(database, settings, generation)
@@ -74,7 +74,8 @@ def test_a_document_is_ranked_at_its_best_chunk_and_scored(
     assert 0 < summary["p50_ms"] <= summary["p95_ms"]
 
 
-def test_measuring_ranks_as_a_search_does(database: Database, serving: Generation, texts: dict[str, str]) -> None:
+@pytest.mark.usefixtures("serving")
+def test_measuring_ranks_as_a_search_does(database: Database, texts: dict[str, str]) -> None:
     queries = [JudgedQuery(uri, text[:80], {uri: 1.0}) for uri, text in list(texts.items())[:5]]
     for mode in ("vector", "lexical", "hybrid"):
         for scored in ask(database, queries, mode).scored:
@@ -143,7 +144,7 @@ def test_a_worse_candidate_is_found_out_and_refused(
                 f" (order by chunk_id) as n from rag.{table}) o, (select chunk_id, row_number() over"
                 f" (order by chunk_id desc) as n from rag.{table}) t where t.n = o.n and t.chunk_id = i.chunk_id"
             )
-        connection.execute("update rag.generation set recipe = recipe || '{\"stemmer\": \"none\"}' where id = 2")
+        connection.execute('update rag.generation set recipe = recipe || \'{"stemmer": "none"}\' where id = 2')
         connection.execute("update rag.lexical_term set term = 'x' || term")
     evaluation = evaluate_candidate(database, settings, candidate)
     assert (evaluation.verdict, evaluation.allows) == ("worse", False)
@@ -153,8 +154,9 @@ def test_a_worse_candidate_is_found_out_and_refused(
         promote(database, candidate.id, actor="me", reason="test")
 
 
+@pytest.mark.usefixtures("serving")
 def test_a_candidate_with_gaps_is_broken_whatever_its_figures(
-    database: Database, settings: Settings, serving: Generation, candidate: Generation
+    database: Database, settings: Settings, candidate: Generation
 ) -> None:
     put_texts(database, {"late": "red valve"})
     cut_for(database, settings, candidate.chunker_id, only_pending=True)
@@ -164,9 +166,7 @@ def test_a_candidate_with_gaps_is_broken_whatever_its_figures(
     assert "have no vector" in evaluation.reason
 
 
-def test_a_candidate_without_its_index_is_broken(
-    database: Database, settings: Settings, candidate: Generation
-) -> None:
+def test_a_candidate_without_its_index_is_broken(database: Database, settings: Settings, candidate: Generation) -> None:
     with database.connection() as connection:
         connection.execute(f"drop index rag.{candidate.index_name}")
     evaluation = evaluate_candidate(database, settings, candidate)

@@ -1,6 +1,7 @@
 """The gate: no proof, no cutover; a rollback loses nothing; there is always exactly one that serves."""
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def serving(database: Database, settings: Settings) -> Generation:
 
 
 @pytest.fixture
-def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:
+def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:  # noqa: ARG001 - must be there first
     record = add_model(database, ModelSpec("other", f"model2vec:{other_tiny_model}"))
     generation = ensure_generation(database, settings, record)
     fill_generation(database, settings, generation)
@@ -74,8 +75,9 @@ def test_the_newest_verdict_counts(database: Database, serving: Generation, cand
     assert_serves(database, candidate)
 
 
+@pytest.mark.usefixtures("serving")
 def test_a_verdict_against_something_else_than_what_serves_now_does_not_count(
-    database: Database, serving: Generation, candidate: Generation
+    database: Database, candidate: Generation
 ) -> None:
     judge(database, candidate, None, allows=True)
     with pytest.raises(GateRefusedError, match="was not compared with what serves now"):
@@ -170,16 +172,16 @@ def test_a_rollback_restores_with_everything_written_since(
     assert_serves(database, candidate)
 
 
-def test_a_rollback_applies_what_still_waits(
-    database: Database, settings: Settings, serving: Generation, candidate: Generation
-) -> None:
+@pytest.mark.usefixtures("settings")
+def test_a_rollback_applies_what_still_waits(database: Database, serving: Generation, candidate: Generation) -> None:
     promote(database, candidate.id, actor="me", reason="test", force=True)
     delete_texts(database, "b")
     rollback(database, actor="me", reason="worse")
     assert read_served(database, serving.id) == {"a": "red valve"}
 
 
-def test_there_is_nothing_to_roll_back_to_at_first(database: Database, serving: Generation) -> None:
+@pytest.mark.usefixtures("serving")
+def test_there_is_nothing_to_roll_back_to_at_first(database: Database) -> None:
     with pytest.raises(GateRefusedError, match="nothing to roll back to"):
         rollback(database, actor="me", reason="test")
 
@@ -221,13 +223,12 @@ def test_moves_at_once_leave_exactly_one_that_serves(
     assert problems == []
     with database.connection() as connection:
         moves = list_promotions(connection)
-    for before, after in zip(moves, moves[1:], strict=False):
+    for before, after in pairwise(moves):
         assert after.previous_id == before.generation_id, "the history is a chain"
 
 
-def test_the_database_itself_allows_one_pointer_and_one_that_serves(
-    database: Database, serving: Generation, candidate: Generation
-) -> None:
+@pytest.mark.usefixtures("serving")
+def test_the_database_itself_allows_one_pointer_and_one_that_serves(database: Database, candidate: Generation) -> None:
     with database.connection() as connection:
         with pytest.raises(Exception, match="generation_one_serving"):
             connection.execute("update rag.generation set state = 'serving' where id = %s", (candidate.id,))

@@ -18,7 +18,11 @@ QUERIES = '{"id": 1, "text": "red"}\n\n{"id": "2", "text": "blue"}\n{"id": "3", 
 
 @pytest.mark.parametrize(
     "qrels",
-    ["1\ta\t2\n2\tb\t0\n2\tc\t1\n", "query\tdocument\tgrade\n1\ta\t2\n2\tb\t0\n2\tc\t1\n", "1 0 a 2\n2 0 b 0\n2 0 c 1\n"],
+    [
+        "1\ta\t2\n2\tb\t0\n2\tc\t1\n",
+        "query\tdocument\tgrade\n1\ta\t2\n2\tb\t0\n2\tc\t1\n",
+        "1 0 a 2\n2 0 b 0\n2 0 c 1\n",
+    ],
     ids=["plain", "with a header", "TREC"],
 )
 def test_queries_come_with_their_judgements(tmp_path: Path, qrels: str) -> None:

@@ -16,7 +16,7 @@ from rag_pipeline.embeddings.models import EmbeddingModel, ModelSpec, load_model
 from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
-from rag_pipeline.index.store import Generation, drop_generation_tables, set_state
+from rag_pipeline.index.store import Generation, drop_generation_tables, merge_metrics, read_generation, set_state
 from rag_pipeline.serving import search as search_module
 from rag_pipeline.serving.promotion import promote
 from rag_pipeline.serving.search import Mode, NothingServesError, Searcher
@@ -61,7 +61,10 @@ def corpus(server: Server, tiny_model: Path) -> Any:
     texts, metadata = make_corpus()
     put_texts(database, texts, metadata=metadata)
     put_texts(database, {**texts, "secret": "red valve secret"}, metadata=metadata, tenant="other")
-    generation = bring_up(database, settings)
+    number = bring_up(database, settings).id
+    with database.transaction() as connection:
+        merge_metrics(connection, number, {"fusion_weight": 0.7})  # instead of what was learned
+        generation = read_generation(connection, number)
     yield database, generation
     database.close()
     server.drop(url)
@@ -153,7 +156,7 @@ def test_hybrid_search_is_the_convex_sum_of_both(corpus: Any, model: Any, query:
     words = rank_by_words(own + read_chunks(database, "other"), query)
     near = normalise(rank_by_vector(own, model, query), 100)
     lexical = normalise({id_: s for id_, s in words.items() if id_ in {row[0] for row in own}}, 100)
-    weight = generation.recipe["fusion_weight"]
+    weight = generation.metrics["fusion_weight"]
     fused = {id_: weight * near.get(id_, 0) + (1 - weight) * lexical.get(id_, 0) for id_ in {*near, *lexical}}
     assert [h.score for h in hits] == pytest.approx(best(fused, 10), abs=0.02)
 
@@ -168,7 +171,8 @@ def test_a_hit_is_where_it_says_it_is(corpus: Any) -> None:
             with database.connection() as connection:
                 row = connection.execute(
                     "select substr(v.text, %s, %s), v.ordinal, v.metadata from rag.document d"
-                    " join rag.document_version v on v.id = d.current_version_id where d.uri = %s and d.tenant = 'default'",
+                    " join rag.document_version v on v.id = d.current_version_id"
+                    " where d.uri = %s and d.tenant = 'default'",
                     (hit.start + 1, hit.end - hit.start, hit.uri),
                 ).fetchone()
             assert row == (hit.text, hit.version, hit.metadata)

@@ -146,9 +146,7 @@ def test_a_path_that_vanished_is_refused_and_deletes_nothing(
 @pytest.mark.parametrize(
     "name", [b"bytes-\xff\xfe.md", b"new\nline.md", "emoji-🦊.md".encode(), b"semi;colon 'quote'.md", b"#%?.md"]
 )
-def test_any_file_name_is_read_and_pruned(
-    database: Database, settings: Settings, folder: Path, name: bytes
-) -> None:
+def test_any_file_name_is_read_and_pruned(database: Database, settings: Settings, folder: Path, name: bytes) -> None:
     path = os.path.join(os.fsencode(folder), name)
     Path(os.fsdecode(path)).write_text("red valve")
     (folder / "other.md").write_text("blue")
@@ -193,9 +191,7 @@ def test_two_readers_of_one_folder_at_once_agree(database: Database, settings: S
     assert_histories_hold(database)
 
 
-def test_a_source_is_registered_with_what_it_looked_like(
-    database: Database, settings: Settings, folder: Path
-) -> None:
+def test_a_source_is_registered_with_what_it_looked_like(database: Database, settings: Settings, folder: Path) -> None:
     (folder / "a.md").write_text("red")
     read(database, settings, folder, include=("*.md",))
     with database.connection() as connection:
@@ -356,7 +352,7 @@ def test_a_row_that_turns_bad_keeps_its_document_even_if_its_id_cannot_be_read(
 def test_a_line_of_a_hundred_megabytes_stops_nothing(database: Database, settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with path.open("wb") as file:
-        file.write(b'{"id": "first", "text": "red"}\n{"id": "big", "text": "' + b"x" * 100_000_000 + b'\n')
+        file.write(b'{"id": "first", "text": "red"}\n{"id": "big", "text": "' + b"x" * 100_000_000 + b"\n")
         file.write(b'{"id": "last", "text": "blue"}\n')
     report = read(database, settings, path, prune=False)
     assert counts(report) == (2, 0, 0, 0, 1)

@@ -176,9 +176,14 @@ def test_writers_and_removers_at_once_leave_whole_histories(database: Database) 
 
 def test_a_failed_batch_leaves_nothing(database: Database) -> None:
     bad = make_incoming("b", "NUL is refused by PostgreSQL: \x00")
-    with pytest.raises(Exception, match=r"0x00|NUL"), database.transaction() as connection:
-        documents.lock_changes(connection)
-        write_versions(connection, "default", SOURCE, [make_incoming("a", "red"), bad])
+
+    def write() -> None:
+        with database.transaction() as connection:
+            documents.lock_changes(connection)
+            write_versions(connection, "default", SOURCE, [make_incoming("a", "red"), bad])
+
+    with pytest.raises(Exception, match=r"0x00|NUL"):
+        write()
     with database.connection() as connection:
         assert count_versions(connection) == 0
         assert documents.count_documents(connection) == (0, 0)
