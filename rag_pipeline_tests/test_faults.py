@@ -225,7 +225,7 @@ def test_a_build_whose_process_was_killed_is_waited_for_and_not_done_twice(
         connection.execute(
             sql.SQL(
                 "insert into rag.{} select -n, 'default', array(select random() + 0 * n from generate_series(1, 32))"
-                "::vector::halfvec from generate_series(1, 8000) n"
+                "::vector::halfvec from generate_series(1, 4000) n"
             ).format(sql.Identifier(generation.table_name))
         )
         process = start_process(settings, "-c", BUILD)

@@ -139,7 +139,8 @@ def test_two_that_add_the_same_model_at_once_agree(database: Database, tiny_spec
 def test_counting_tokens_loads_no_model(tiny_model: Path) -> None:
     program = (
         "import sys; from rag_pipeline.embeddings.registry import open_counter;"
-        f"print(open_counter('model2vec:{tiny_model}')(['red valve']), *[n in sys.modules for n in ('torch', 'model2vec')])"
+        f"print(open_counter('model2vec:{tiny_model}')(['red valve']));"
+        "print(*[name in sys.modules for name in ('torch', 'model2vec')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[2]", "False", "False"]

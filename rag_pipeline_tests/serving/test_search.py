@@ -118,10 +118,13 @@ def best(scores: dict[int, float], count: int) -> list[float]:
     return sorted(scores.values(), reverse=True)[:count]
 
 
-def normalise(scores: dict[int, float], depth: int) -> dict[int, float]:
-    kept = dict(sorted(scores.items(), key=lambda item: -item[1])[:depth])
-    low, high = min(kept.values()), max(kept.values())
-    return {id_: (score - low) / (high - low) for id_, score in kept.items()}
+def keep_best(scores: dict[int, float], count: int) -> set[int]:
+    return set(sorted(scores, key=lambda id_: (-scores[id_], id_))[:count])
+
+
+def normalise(scores: dict[int, float]) -> dict[int, float]:
+    low, high = min(scores.values()), max(scores.values())
+    return {id_: (score - low) / (high - low) for id_, score in scores.items()}
 
 
 # brute force -----------------------------------------------------------------------------------------------
@@ -149,16 +152,24 @@ def test_lexical_search_is_bm25(corpus: Any, query: str) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_hybrid_search_is_the_convex_sum_of_both(corpus: Any, model: Any, query: str) -> None:
+def test_hybrid_search_is_the_convex_sum_of_both_scores_of_either_legs_hundred(
+    corpus: Any, model: Any, query: str
+) -> None:
     database, generation = corpus
     hits = Searcher(database, ef_search=1000).search(query, k=10, mode="hybrid").hits
     own = read_chunks(database)
-    words = rank_by_words(own + read_chunks(database, "other"), query)
-    near = normalise(rank_by_vector(own, model, query), 100)
-    lexical = normalise({id_: s for id_, s in words.items() if id_ in {row[0] for row in own}}, 100)
+    everywhere = rank_by_words(own + read_chunks(database, "other"), query)
+    near = rank_by_vector(own, model, query)
+    words = {id_: everywhere[id_] for id_ in near if id_ in everywhere}
+    candidates = keep_best(near, 100) | keep_best(words, 100)
+    left = normalise({id_: near[id_] for id_ in candidates})
+    right = normalise({id_: words[id_] for id_ in candidates if id_ in words})
     weight = generation.metrics["fusion_weight"]
-    fused = {id_: weight * near.get(id_, 0) + (1 - weight) * lexical.get(id_, 0) for id_ in {*near, *lexical}}
+    fused = {id_: weight * left[id_] + (1 - weight) * right.get(id_, 0) for id_ in candidates}
     assert [h.score for h in hits] == pytest.approx(best(fused, 10), abs=0.02)
+    for hit in hits:
+        assert hit.scores["vector"] == pytest.approx(near[hit.chunk_id], abs=2e-3)
+        assert (hit.scores["lexical"] or 0) == pytest.approx(words.get(hit.chunk_id, 0), rel=1e-6)
 
 
 def test_a_hit_is_where_it_says_it_is(corpus: Any) -> None:
