@@ -46,6 +46,11 @@ def _expected_errors() -> Iterator[None]:
         if kind is None:
             raise
         raise kind(str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ not in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
+            raise
+        _say("Stopped. What was finished stays; the same command goes on from there.")
+        raise click.Abort() from error
 
 
 def _expected_kind(error: Exception) -> type[click.ClickException] | None:

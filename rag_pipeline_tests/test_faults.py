@@ -28,10 +28,12 @@ from rag_pipeline_tests.whole_run import ROWS, STEPS, dump_rows, read_folder
 
 FAULTS = int(os.environ.get("RAG_FAULTS", "12"))
 SEED = int(os.environ.get("RAG_FAULT_SEED", "1"))
-FILES, LINES, EDITS = 90, 110, 3
+FILES, LINES, KILLS_PER_EDIT = 90, 110, 3
 # A step is reached in the first run, in every run, or in those that change something.
 FIRST_RUN_ONLY = {"probing", "creating", "loading", "building", "promoting"}
 EDITS_ONLY = {"pruning", "finishing"}
+# Reached several times in the first run.
+MANY_BATCHES = {"reading", "chunking", "embedding", "wording"}
 
 MakeDatabase = Callable[..., tuple[Settings, Database]]
 
@@ -132,19 +134,19 @@ def test_a_pipeline_killed_at_random_moments_ends_like_an_undisturbed_one(
     killed_settings, killed = make_database()
     corpus = Corpus(tmp_path, SEED)
     kills = 0
-    for edit in range(EDITS + 1):
+    for edit in range(max(2, FAULTS // KILLS_PER_EDIT)):
         if edit:
             corpus.edit()
         corpus.write()
         seconds = run_to_the_end(calm_settings, tmp_path)
-        for _ in range(FAULTS // (EDITS + 1)):
+        for _ in range(KILLS_PER_EDIT):
             # the first part of a run only imports: nothing to be broken there
-            kills += run_and_kill(killed_settings, tmp_path, chosen.uniform(0.35, 1.0) * seconds)
+            kills += run_and_kill(killed_settings, tmp_path, chosen.uniform(0.3, 0.85) * seconds)
         run_to_the_end(killed_settings, tmp_path)
         if edit:
             assert_equal_ends(calm, killed)
     print(f"\nRAG_FAULTS={FAULTS} RAG_FAULT_SEED={SEED}: {kills} runs killed at random moments", file=sys.stderr)
-    assert kills >= FAULTS // 3, "most runs ended before they were killed: the moments are chosen badly"
+    assert kills >= FAULTS // 4, "most runs ended before they were killed: the moments are chosen badly"
 
 
 def test_a_pipeline_killed_in_the_middle_of_every_step_ends_like_an_undisturbed_one(
@@ -163,7 +165,7 @@ def test_a_pipeline_killed_in_the_middle_of_every_step_ends_like_an_undisturbed_
         for step in STEPS:
             if step not in (FIRST_RUN_ONLY if edit else EDITS_ONLY):
                 # a step that is not reached that often lets the run end: nothing is left for the steps behind it
-                number = str(1 if edit or step in FIRST_RUN_ONLY else chosen.randint(1, 2))
+                number = str(chosen.randint(1, 3) if step in MANY_BATCHES and not edit else 1)
                 process = start_run(killed_settings, tmp_path, step, number)
                 code = process.wait(timeout=120)
                 assert code in (0, -signal.SIGKILL)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rag_pipeline.database.engine import (
 from rag_pipeline.settings import Settings, load_settings
 from rag_pipeline_tests.conftest import Server, make_settings
 
-OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
+OLD_SERVER = Path("/usr/lib/postgresql/15/bin")  # where Debian puts it
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # no
         pytest.skip(f"no PostgreSQL 15 under {OLD_SERVER}")
     if os.getuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no runuser")
-    folder = Path("/tmp") / f"rag-old-{os.getpid()}"  # short: a socket's path has at most 107 bytes
+    folder = Path(tempfile.gettempdir()) / f"rag-old-{os.getpid()}"  # short: a socket's path has at most 107 bytes
     folder.mkdir()
     prefix: list[str] = []
     if os.getuid() == 0:
