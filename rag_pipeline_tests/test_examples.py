@@ -15,8 +15,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CORPUS = EXAMPLES / "corpus"
 TEXT_SUFFIXES = {".md", ".html"}
-REVISIONS = sorted(p.relative_to(EXAMPLES / "revisions").as_posix()
-                   for p in (EXAMPLES / "revisions").rglob("*") if p.is_file())
+REVISIONS = sorted(
+    p.relative_to(EXAMPLES / "revisions").as_posix() for p in (EXAMPLES / "revisions").rglob("*") if p.is_file()
+)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -67,8 +68,11 @@ def find_language(document: str) -> str:
 
 def test_every_judgement_names_a_query_and_a_document_or_row_that_exists() -> None:
     queries = read_queries()
-    unknown = [(query, document) for query, document, _ in read_judgements()
-               if query not in queries or not (document in read_notes() or (CORPUS / document).is_file())]
+    unknown = [
+        (query, document)
+        for query, document, _ in read_judgements()
+        if query not in queries or not (document in read_notes() or (CORPUS / document).is_file())
+    ]
     assert unknown == []
 
 
@@ -88,8 +92,11 @@ def test_grade_two_goes_to_another_language_only_where_the_own_one_has_no_answer
     for query, document, grade in read_judgements():
         if grade == 2:
             full.setdefault(query, set()).add(find_language(document))
-    assert [query for query, row in read_queries().items()
-            if row["language"] in full[query] and full[query] != {row["language"]}] == []
+    assert [
+        query
+        for query, row in read_queries().items()
+        if row["language"] in full[query] and full[query] != {row["language"]}
+    ] == []
 
 
 def test_ids_and_texts_of_queries_and_notes_are_unique() -> None:
@@ -101,8 +108,11 @@ def test_ids_and_texts_of_queries_and_notes_are_unique() -> None:
 def test_every_answer_stands_in_a_document_that_answers_its_query() -> None:
     astray = []
     for row in read_rows(EXAMPLES / "answers.jsonl"):
-        texts = [(Path(document).suffix in TEXT_SUFFIXES or document in read_notes(), extract_text(document))
-                 for query, document, grade in read_judgements() if query == row["id"] and grade == 2]
+        texts = [
+            (Path(document).suffix in TEXT_SUFFIXES or document in read_notes(), extract_text(document))
+            for query, document, grade in read_judgements()
+            if query == row["id"] and grade == 2
+        ]
         if row["verbatim"]:
             found = any(row["answer"] in text for is_source, text in texts if is_source)
         else:
@@ -117,8 +127,11 @@ def test_every_query_has_one_answer() -> None:
 
 
 def test_the_languages_are_mixed_as_the_readme_says() -> None:
-    files = Counter(find_language(p.relative_to(CORPUS).as_posix())
-                    for p in CORPUS.rglob("*") if p.is_file() and p.suffix != ".jsonl")
+    files = Counter(
+        find_language(p.relative_to(CORPUS).as_posix())
+        for p in CORPUS.rglob("*")
+        if p.is_file() and p.suffix != ".jsonl"
+    )
     assert files == {"en": 30, "ja": 8, "ko": 6}
     assert Counter(row["language"] for row in read_queries().values()) == {"en": 63, "ja": 17, "ko": 13}
     assert len(read_notes()) == 34
@@ -126,8 +139,11 @@ def test_the_languages_are_mixed_as_the_readme_says() -> None:
 
 @pytest.mark.parametrize(("language", "script"), [("ja", "[぀-ヿ]"), ("ko", "[가-힣]")])
 def test_a_text_that_claims_a_language_is_written_in_its_script(language: str, script: str) -> None:
-    texts = {row["id"]: row["text"] for row in [*read_queries().values(), *read_notes().values()]
-             if (row.get("language") or row["metadata"]["language"]) == language}
+    texts = {
+        row["id"]: row["text"]
+        for row in [*read_queries().values(), *read_notes().values()]
+        if (row.get("language") or row["metadata"]["language"]) == language
+    }
     texts |= {p.name: extract_text(p.relative_to(CORPUS).as_posix()) for p in (CORPUS / language).iterdir()}
     assert texts
     # A query such as "E-44 頻発 対策" has no kana, so kanji count for Japanese too.
@@ -137,8 +153,9 @@ def test_a_text_that_claims_a_language_is_written_in_its_script(language: str, s
 
 @pytest.mark.parametrize("path", REVISIONS)
 def test_a_revision_changes_little_of_its_document(path: str) -> None:
-    before, after = (set((EXAMPLES / side / path).read_text(encoding="utf-8").split("\n"))
-                     for side in ("corpus", "revisions"))
+    before, after = (
+        set((EXAMPLES / side / path).read_text(encoding="utf-8").split("\n")) for side in ("corpus", "revisions")
+    )
     assert before != after
     assert len(before & after) / len(before | after) > 0.75
 

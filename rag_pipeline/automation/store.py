@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
@@ -61,10 +62,10 @@ def count_pending_chunks(
     return PendingChunks(*row)
 
 
-def read_any_vector(connection: psycopg.Connection, space_id: int) -> str | None:
-    """One vector of a space in pgvector's text form, or None."""
+def read_any_vector(connection: psycopg.Connection, space_id: int) -> np.ndarray | None:
+    """One vector of a space, (dimension,) float32, or None."""
     found: str | None = QUERIES.any_vector(connection, space_id=space_id)
-    return found
+    return None if found is None else np.fromstring(found.strip("[]"), dtype=np.float32, sep=",")
 
 
 def explain(connection: psycopg.Connection, statement: sql.Composed, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import orjson
 import psycopg
 from psycopg import sql
+from psycopg.types.json import set_json_loads
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from rag_pipeline.database.embedded import start_embedded_server
@@ -139,11 +141,17 @@ def check_server(connection: psycopg.Connection) -> None:
 
 
 def prepare_connection(connection: psycopg.Connection) -> None:
-    """What every connection of ours needs: pgvector's types, and no JIT (it costs more than it gives here)."""
+    """What every connection of ours needs: pgvector's types, and neither JIT nor parallel plans.
+
+    Both cost a search more than they give it; index builds have workers of their own.
+    """
     from pgvector.psycopg import register_vector
 
     register_vector(connection)
-    connection.execute("set jit = off")
+    set_json_loads(orjson.loads, connection)
+    connection.execute(
+        "select set_config('jit', 'off', false), set_config('max_parallel_workers_per_gather', '0', false)"
+    )
 
 
 def open_database(settings: Settings) -> Database:

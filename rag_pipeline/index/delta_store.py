@@ -57,9 +57,12 @@ def take_everything(connection: psycopg.Connection) -> int:
 
 def move_documents(connection: psycopg.Connection, generation: Generation, touched: int) -> Moved:
     """Bring what was taken to its target: which versions are served, which rows the index table has."""
+    # without statistics a temporary table of one row is planned as one of thousands
+    QUERIES.analyze_touched(connection)
     targets = QUERIES.create_target(connection, chunker_id=generation.chunker_id, space_id=generation.space_id)
+    QUERIES.analyze_target(connection)
     QUERIES.create_affected(connection, generation_id=generation.id, chunker_id=generation.chunker_id)
-    QUERIES.analyze_temporary(connection)
+    QUERIES.analyze_affected(connection)
     removed = QUERIES.remove_generation_versions(connection, generation_id=generation.id)
     added = QUERIES.insert_generation_versions(connection, generation_id=generation.id)
     QUERIES.create_dead(connection, generation_id=generation.id, chunker_id=generation.chunker_id)

@@ -14,7 +14,7 @@ from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, count_rows
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.promotion import GateRefusedError, promote
-from rag_pipeline.serving.search_store import compose_nearest
+from rag_pipeline.serving.search_store import compose_nearest, to_parameter
 from rag_pipeline.serving.store import latest_evaluation, list_promotions, read_serving
 
 # Below this, comparing every row is cheaper than walking the graph, and the planner knows it.
@@ -125,7 +125,7 @@ def describe_plan(pipeline: Pipeline, generation: Generation) -> tuple[bool, int
         rows, vector = count_rows(connection, generation), read_any_vector(connection, generation.space_id)
         if vector is None:
             return True, rows, "no vector to ask with"
-        statement, parameters = compose_nearest(generation, 40), {"query": vector}
+        statement, parameters = compose_nearest(generation, 40), {"query": to_parameter(vector, generation)}
         names = list_indexes(explain(connection, statement, parameters))
         if generation.index_name in names:
             return True, rows, f"index scan on {generation.index_name}"

@@ -50,16 +50,21 @@ def compose_scope(scope: Scope, generation: Generation) -> tuple[sql.Composed, d
 
     Goes behind `from rag.version_chunk vc`; the parameters are named scope_*.
     """
+    return compose_joins(scope, generation.id, generation.chunker_id)
+
+
+def compose_joins(scope: Scope, generation_id: int, chunker_id: int) -> tuple[sql.Composed, dict[str, Any]]:
+    """`compose_scope` for a generation that is known by its numbers."""
     parts: list[sql.Composable] = [sql.SQL("join rag.document_version v on v.id = vc.version_id")]
     conditions = [
-        sql.SQL("vc.chunker_id = {}").format(sql.Literal(generation.chunker_id)),
+        sql.SQL("vc.chunker_id = {}").format(sql.Literal(chunker_id)),
         sql.SQL("d.tenant = %(scope_tenant)s"),
     ]
     parameters: dict[str, Any] = {"scope_tenant": scope.tenant}
     if scope.as_of is None:
         parts.append(
             sql.SQL("join rag.generation_version gv on gv.generation_id = {} and gv.version_id = v.id").format(
-                sql.Literal(generation.id)
+                sql.Literal(generation_id)
             )
         )
         conditions.append(sql.SQL("d.deleted_at is null"))

@@ -26,10 +26,13 @@ from rag_pipeline.serving.search_store import FoundHit
 Mode = Literal["hybrid", "vector", "lexical"]
 
 # Up to this many chunks in scope are compared one by one; more go through the index.
-MOST_EXACT = 8_000
+MOST_EXACT = 2_000
 # What each leg hands to fusion, at least: deep enough that a chunk good in one leg is normalised fairly.
 CANDIDATES = 100
 SLACK = 1.5
+# An iterative scan that starts narrow finds the limit and not the nearest: recall@10 at a tenth of 145 k chunks was
+# .89 from 40, .97 from 200, .99 from 400.
+FILTERED_EF_SEARCH = 400
 MOST_ATTEMPTS = 5
 TENANTS_KNOWN_SECONDS = 5.0
 
@@ -272,7 +275,9 @@ class _Search:
         """The common case in one round trip."""
         ef_search = min(1000, max(self.ef_search, width))
         search_store.set_search_width(self.connection, ef_search, iterative=False)
-        return search_store.find_nearest_hits(self.connection, self.generation, self.scope, vector, width, self.k)
+        return search_store.find_nearest_hits(
+            self.connection, self.generation, self.scope.tenant, vector, width, self.k
+        )
 
     def _narrow(self) -> "_Narrow":
         """How the scope is applied: not at all, chunk by chunk, or inside the scans."""
@@ -293,8 +298,8 @@ class _Search:
             return search_store.search_vectors_exactly(
                 self.connection, self.generation, vector, width, narrow.chunk_ids
             )
-        search_width = min(1000, max(self.ef_search, int(width * SLACK)))
         many = narrow.how == "many"
+        search_width = min(1000, max(FILTERED_EF_SEARCH if many else self.ef_search, int(width * SLACK)))
         search_store.set_search_width(self.connection, search_width, iterative=many or width > search_width)
         if many:
             return search_store.search_vectors_filtered(self.connection, self.generation, vector, width, self.scope)

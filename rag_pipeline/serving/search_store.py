@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import psycopg
+from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from rag_pipeline.index.lexical import K1, B, WeightedTerm
 from rag_pipeline.index.store import Generation
-from rag_pipeline.serving.scope import Scope, compose_scope
+from rag_pipeline.serving.scope import Scope, compose_joins, compose_scope
 
 ANYTHING = sql.SQL("")
 HIT_COLUMNS = sql.SQL(
@@ -67,27 +69,32 @@ def set_search_width(connection: psycopg.Connection, width: int, *, iterative: b
 
 
 def compose_nearest(generation: Generation, limit: int, condition: sql.Composable = ANYTHING) -> sql.Composed:
-    """The statement every vector search is made of; its parameter `query` is a vector as text."""
+    """The statement every vector search is made of; its parameter `query` is a vector of the column's type."""
+    return _compose_nearest(generation.table_name, generation.index_recipe.vector_type, limit, condition)
+
+
+def _compose_nearest(table: str, vector_type: str, limit: int, condition: sql.Composable) -> sql.Composed:
     return sql.SQL(
-        "select i.chunk_id, 1 - (i.embedding <=> %(query)s::{type}) as score from rag.{table} i {condition}"
-        " order by i.embedding <=> %(query)s::{type} limit {limit}"
+        "select i.chunk_id, 1 - (i.embedding <=> %(query)b::{type}) as score from rag.{table} i {condition}"
+        " order by i.embedding <=> %(query)b::{type} limit {limit}"
     ).format(
-        type=sql.Identifier(generation.index_recipe.vector_type),
-        table=sql.Identifier(generation.table_name),
+        type=sql.Identifier(vector_type),
+        table=sql.Identifier(table),
         condition=condition,
         limit=sql.Literal(limit),
     )
 
 
-def _vector_text(query: np.ndarray) -> str:
-    return "[" + ",".join(map(str, query.tolist())) + "]"
+def to_parameter(query: np.ndarray, generation: Generation) -> HalfVector | Vector:
+    """The query as the column's type, so that it is sent in binary."""
+    return HalfVector(query) if generation.index_recipe.vector_type == "halfvec" else Vector(query)
 
 
 def search_vectors(
     connection: psycopg.Connection, generation: Generation, query: np.ndarray, limit: int
 ) -> dict[int, float]:
     """Nearest chunks through the HNSW index, unfiltered: cosine similarity by chunk id. query: (dimension,)."""
-    rows = connection.execute(compose_nearest(generation, limit), {"query": _vector_text(query)})
+    rows = connection.execute(compose_nearest(generation, limit), {"query": to_parameter(query, generation)})
     return dict(rows.fetchall())
 
 
@@ -101,14 +108,16 @@ def search_vectors_exactly(
     """Nearest among some chunks, by comparing with each of them."""
     statement = sql.SQL(
         "with allowed as materialized (select chunk_id, embedding from rag.{table} where chunk_id = any(%(ids)s))"
-        " select chunk_id, 1 - (embedding <=> %(query)s::{type}) from allowed"
-        " order by embedding <=> %(query)s::{type} limit {limit}"
+        " select chunk_id, 1 - (embedding <=> %(query)b::{type}) from allowed"
+        " order by embedding <=> %(query)b::{type} limit {limit}"
     ).format(
         type=sql.Identifier(generation.index_recipe.vector_type),
         table=sql.Identifier(generation.table_name),
         limit=sql.Literal(limit),
     )
-    return dict(connection.execute(statement, {"query": _vector_text(query), "ids": list(chunk_ids)}).fetchall())
+    return dict(
+        connection.execute(statement, {"query": to_parameter(query, generation), "ids": list(chunk_ids)}).fetchall()
+    )
 
 
 def search_vectors_filtered(
@@ -121,7 +130,7 @@ def search_vectors_filtered(
         "where exists (select 1 from rag.version_chunk vc {joins} and vc.chunk_id = i.chunk_id offset 0)"
     ).format(joins=joins)
     statement = compose_nearest(generation, limit, condition)
-    return dict(connection.execute(statement, {"query": _vector_text(query), **parameters}).fetchall())
+    return dict(connection.execute(statement, {"query": to_parameter(query, generation), **parameters}).fetchall())
 
 
 def search_ledger(
@@ -131,22 +140,26 @@ def search_ledger(
     joins, parameters = compose_scope(scope, generation)
     statement = sql.SQL(
         "with allowed as materialized (select distinct vc.chunk_id from rag.version_chunk vc {joins})"
-        " select e.chunk_id, 1 - (e.vector <=> %(query)s::vector) from allowed a"
+        " select e.chunk_id, 1 - (e.vector <=> %(query)b::vector) from allowed a"
         " join rag.embedding e on e.space_id = {space} and e.chunk_id = a.chunk_id"
-        " order by e.vector <=> %(query)s::vector limit {limit}"
+        " order by e.vector <=> %(query)b::vector limit {limit}"
     ).format(joins=joins, space=sql.Literal(generation.space_id), limit=sql.Literal(limit))
-    return dict(connection.execute(statement, {"query": _vector_text(query), **parameters}).fetchall())
+    return dict(connection.execute(statement, {"query": Vector(query), **parameters}).fetchall())
 
 
 def list_scope_chunks(
     connection: psycopg.Connection, generation: Generation, scope: Scope, most: int | None
 ) -> list[int]:
-    """The chunks in scope, at most `most` + 1 of them."""
+    """The chunks in scope; with `most`, more than `most` rows are not read on, and their list is longer than it."""
     joins, parameters = compose_scope(scope, generation)
-    statement = sql.SQL("select distinct vc.chunk_id from rag.version_chunk vc {joins}").format(joins=joins)
+    statement = sql.SQL("select vc.chunk_id from rag.version_chunk vc {joins}").format(joins=joins)
     if most is not None:
         statement = statement + sql.SQL(" limit {}").format(sql.Literal(most + 1))
-    return [row[0] for row in connection.execute(statement, parameters).fetchall()]
+    rows = connection.execute(statement, parameters).fetchall()
+    # sorting in the database to find the doubles would read everything in scope before the first row
+    return (
+        list(dict.fromkeys(row[0] for row in rows)) if most is None or len(rows) <= most else [row[0] for row in rows]
+    )
 
 
 def search_words(
@@ -223,23 +236,39 @@ def find_hits(
 def find_nearest_hits(
     connection: psycopg.Connection,
     generation: Generation,
-    scope: Scope,
+    tenant: str,
     query: np.ndarray,
     width: int,
     limit: int,
 ) -> tuple[int | None, list[FoundHit]]:
-    """Vector search and its hits in one round trip, with the pointer as it stood in the same snapshot.
+    """Unfiltered vector search and its hits in one round trip, with the pointer in the same snapshot.
 
     Returns (generation that serves, hits); the caller starts again where the pointer is another one.
     """
-    joins, parameters = compose_scope(scope, generation)
-    statement = sql.SQL(
-        "with f as materialized (select n.chunk_id, n.score, n.score as vector, null::float8 as lexical"
-        " from ({nearest}) n), hits as (select {columns} from f join rag.chunk c on c.id = f.chunk_id"
-        " join rag.version_chunk vc on vc.chunk_id = f.chunk_id {joins}"
-        " order by f.score desc, d.id, vc.ordinal limit {limit})"
-        " select s.generation_id, hits.* from rag.serving s left join hits on true"
-    ).format(nearest=compose_nearest(generation, width), columns=HIT_COLUMNS, joins=joins, limit=sql.Literal(limit))
-    rows = connection.execute(statement, {"query": _vector_text(query), **parameters}).fetchall()
+    recipe = generation.index_recipe.vector_type
+    statement = _nearest_hits(generation.id, generation.table_name, generation.chunker_id, recipe, width, limit)
+    rows = connection.execute(statement, {"query": to_parameter(query, generation), "scope_tenant": tenant}).fetchall()
     pointer = rows[0][0] if rows else None
     return pointer, [FoundHit(*row[1:]) for row in rows if row[1] is not None]
+
+
+@lru_cache(maxsize=256)
+def _nearest_hits(number: int, table: str, chunker_id: int, vector_type: str, width: int, limit: int) -> bytes:
+    """The statement, put together once: composing it anew takes longer than the database needs for the rows."""
+    joins, _ = compose_joins(Scope(), number, chunker_id)
+    return (
+        sql.SQL(
+            "with f as materialized (select n.chunk_id, n.score, n.score as vector, null::float8 as lexical"
+            " from ({nearest}) n), hits as (select {columns} from f join rag.chunk c on c.id = f.chunk_id"
+            " join rag.version_chunk vc on vc.chunk_id = f.chunk_id {joins}"
+            " order by f.score desc, d.id, vc.ordinal limit {limit})"
+            " select s.generation_id, hits.* from rag.serving s left join hits on true"
+        )
+        .format(
+            nearest=_compose_nearest(table, vector_type, width, ANYTHING),
+            columns=HIT_COLUMNS,
+            joins=joins,
+            limit=sql.Literal(limit),
+        )
+        .as_bytes(None)
+    )

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -8,8 +9,13 @@ from rag_pipeline.embeddings.weights import hash_weights
 
 
 def test_the_packaged_model_is_found_without_importing_its_package():
+    code = (
+        "import sys; from rag_pipeline.embeddings.packaged import find_packaged_model;"
+        " _, packaged = find_packaged_model('all-MiniLM-L6-v2'); print(packaged.module in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
     directory, packaged = find_packaged_model("all-MiniLM-L6-v2")
-    assert packaged.module not in sys.modules
     assert hash_weights(directory) == packaged.weights_sha256
 
 

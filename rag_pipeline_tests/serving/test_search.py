@@ -20,7 +20,7 @@ from rag_pipeline.index.store import Generation, drop_generation_tables, merge_m
 from rag_pipeline.serving import search as search_module
 from rag_pipeline.serving.promotion import promote
 from rag_pipeline.serving.search import Mode, NothingServesError, Searcher
-from rag_pipeline.serving.search_store import compose_nearest
+from rag_pipeline.serving.search_store import compose_nearest, to_parameter
 from rag_pipeline.settings import Settings
 from rag_pipeline.versions.store import read_clock
 from rag_pipeline_tests.conftest import Server, make_settings
@@ -384,7 +384,7 @@ def test_an_unknown_generation_is_named(corpus: Any) -> None:
 
 def test_the_planner_uses_the_hnsw_index_and_the_posting_index(corpus: Any) -> None:
     database, generation = corpus
-    vector = "[" + ",".join(["0.1"] * generation.dimension) + "]"
+    vector = to_parameter(np.full(generation.dimension, 0.1, dtype=np.float32), generation)
     with database.connection() as connection:
         near = connection.execute(
             "explain " + compose_nearest(generation, 10).as_string(connection), {"query": vector}

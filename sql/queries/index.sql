@@ -93,8 +93,13 @@ select distinct chunk_id, tenant from (
     join rag.chunk c on c.id = vc.chunk_id
 ) a;
 
--- name: analyze_temporary#
+-- name: analyze_touched#
+analyze touched;
+
+-- name: analyze_target#
 analyze target;
+
+-- name: analyze_affected#
 analyze affected;
 
 -- name: remove_generation_versions!
