@@ -3,6 +3,7 @@
 Every function runs inside the applier's one transaction, in the order in which they stand here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -98,6 +99,14 @@ def read_dead_words(connection: psycopg.Connection, generation: Generation) -> l
 def read_born_words(connection: psycopg.Connection, generation: Generation) -> list[BornChunk]:
     """Chunks whose words must enter the lexical index."""
     rows = QUERIES.born_for_words(connection, chunker_id=generation.chunker_id)
+    return [BornChunk(*row) for row in rows]
+
+
+def read_unindexed_texts(
+    connection: psycopg.Connection, generation: Generation, chunk_ids: Sequence[int]
+) -> list[BornChunk]:
+    """Those of the chunks that the lexical index does not hold, with their texts."""
+    rows = QUERIES.read_unindexed_texts(connection, chunker_id=generation.chunker_id, chunk_ids=list(chunk_ids))
     return [BornChunk(*row) for row in rows]
 
 

@@ -43,8 +43,6 @@ def choose_terms(query: Counter[str], known: Sequence[tuple[str, int, int]], chu
     chosen: list[WeightedTerm] = []
     postings = 0
     for term, term_id, containing in sorted(known, key=lambda item: (item[2], item[1])):
-        if containing <= 0:
-            continue
         frequent = containing > max(ALWAYS_READ, FREQUENT_SHARE * chunk_count)
         if chosen and (frequent or postings + containing > MOST_POSTINGS):
             break

@@ -86,11 +86,18 @@ def drop_posting_index(connection: psycopg.Connection, chunker_id: int) -> None:
 
 
 def create_posting_index(connection: psycopg.Connection, chunker_id: int) -> None:
-    """The index a search reads alone: term, chunk, and all that the score needs."""
+    """The index a search reads alone: term, chunk, and all that the score needs. Does nothing where it is there.
+
+    Looked up first: even 'create index if not exists' takes a lock that a vacuum would wait for.
+    """
+    name = f"rag.posting_{chunker_id}_term"
+    row = connection.execute("select to_regclass(%s) is null", (name,)).fetchone()
+    if row is not None and not row[0]:
+        return
     connection.execute(
-        sql.SQL(
-            "create unique index if not exists {} on rag.{} (term_id, chunk_id) include (frequency, length)"
-        ).format(sql.Identifier(f"posting_{chunker_id}_term"), sql.Identifier(f"posting_{chunker_id}"))
+        sql.SQL("create unique index {} on rag.{} (term_id, chunk_id) include (frequency, length)").format(
+            sql.Identifier(f"posting_{chunker_id}_term"), sql.Identifier(f"posting_{chunker_id}")
+        )
     )
 
 

@@ -39,7 +39,7 @@ from rag_pipeline.serving.metrics import (
     reciprocal_rank,
 )
 from rag_pipeline.serving.questions import JudgedQuery
-from rag_pipeline.serving.search import Mode, Searcher
+from rag_pipeline.serving.search import Mode, Searcher, read_fusion_weight
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
 
@@ -235,7 +235,7 @@ def _compare_known_items(
     figures = []
     for chosen in (generation, baseline):
         legs = _search_items(database, settings, chosen, items)
-        weight = float(chosen.metrics.get("fusion_weight", chosen.recipe["fusion_weight"]))
+        weight = read_fusion_weight(chosen)
         ranks = [leg.rank(weight) for leg in legs]
         figures.append([1 / math.log2(rank + 1) if rank and rank <= 10 else 0.0 for rank in ranks])
         name = "candidate" if chosen is generation else "baseline"

@@ -4,7 +4,6 @@ The chunk competes as it is without the sentence (its vector and its words are c
 is measured on meaning and not on finding the same words again.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +14,12 @@ from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.index.analysis import open_analyzer
-from rag_pipeline.index.lexical import score_terms
 from rag_pipeline.index.store import Generation
 from rag_pipeline.progress import track
 from rag_pipeline.serving import search_store, store
 from rag_pipeline.serving.fusion import fuse
 from rag_pipeline.serving.questions import pick_sentence
-from rag_pipeline.serving.search import QueryTerms, complete_legs, read_query_terms
+from rag_pipeline.serving.search import complete_legs, read_query_terms, score_text
 
 ITEMS = 250
 FEWEST = 20
@@ -140,8 +138,8 @@ def search_items(
                 connection, generation, query_terms.terms, query_terms.average_length, DEPTH
             )
             near, words = complete_legs(connection, generation, query, near, words, query_terms)
-            near[item.chunk_id] = float(query @ rest)
-            words[item.chunk_id] = score_rest(query_terms, analyzer.count_terms(item.rest))
+            near[item.chunk_id] = cosine(query, rest)
+            words[item.chunk_id] = score_text(query_terms, analyzer.count_terms(item.rest))
             holders = store.list_holders(connection, generation, [item.chunk_id, *near, *words])
             found.append(Legs(item.chunk_id, near, words, choose_documents(item.chunk_id, holders)))
             advance(1)
@@ -161,10 +159,10 @@ def _embed(model: EmbeddingModel, texts: Sequence[str]) -> np.ndarray:
         return np.asarray(np.nan_to_num(error.vectors), dtype=np.float32)
 
 
-def score_rest(query_terms: QueryTerms, rest: Counter[str]) -> float:
-    """The BM25 score of a chunk without its sentence."""
-    frequencies = [(term.weight, rest[query_terms.names[term.term_id]]) for term in query_terms.terms]
-    return score_terms(frequencies, rest.total(), query_terms.average_length)
+def cosine(left: np.ndarray, right: np.ndarray) -> float:
+    """Cosine of two vectors (dimension,), 0 where one has no direction."""
+    lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / lengths if lengths else 0.0
 
 
 def score_weights(legs: Sequence[Legs]) -> np.ndarray:

@@ -10,13 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import psycopg
 
+from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import EmbeddingModel
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
 from rag_pipeline.index import lexical_store
 from rag_pipeline.index.analysis import open_analyzer
-from rag_pipeline.index.lexical import WeightedTerm, choose_terms
+from rag_pipeline.index.delta_store import read_unindexed_texts
+from rag_pipeline.index.lexical import WeightedTerm, choose_terms, score_terms
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import search_store
 from rag_pipeline.serving.fusion import Fused, fuse
@@ -170,6 +172,11 @@ class Searcher:
         return self._opened[number]
 
 
+def read_fusion_weight(generation: Generation) -> float:
+    """The weight learned for a generation, or its recipe's before it was evaluated."""
+    return float(generation.metrics.get("fusion_weight", generation.recipe["fusion_weight"]))
+
+
 class _Opened:
     """A generation in use, with its model (loaded at the first query that needs it)."""
 
@@ -178,7 +185,7 @@ class _Opened:
         self.analyzer = open_analyzer(generation.stemmer)
         self._only_tenant: str | None = None
         self._looked_at = float("-inf")
-        self.fusion_weight = float(generation.metrics.get("fusion_weight", generation.recipe["fusion_weight"]))
+        self.fusion_weight = read_fusion_weight(generation)
 
     def model(self) -> EmbeddingModel:
         return open_checked_model(self.record)
@@ -188,6 +195,8 @@ class _Opened:
         privacy: hits are joined to the tenant's documents in any case."""
         if time.monotonic() - self._looked_at > TENANTS_KNOWN_SECONDS:
             first, last = search_store.list_tenant_bounds(connection, self.generation)
+            if (current := read_generation(connection, self.generation.id)) is not None:
+                self.fusion_weight = read_fusion_weight(current)  # an evaluation may have fitted it again
             self._only_tenant = first if first == last else None
             self._looked_at = time.monotonic()
         return self._only_tenant == tenant
@@ -210,6 +219,12 @@ def read_query_terms(connection: psycopg.Connection, generation: Generation, cou
     known = lexical_store.read_terms(connection, generation.chunker_id, list(counts))
     terms = choose_terms(counts, [(t.term, t.id, t.chunk_count) for t in known], statistics.chunk_count)
     return QueryTerms(terms, {t.id: t.term for t in known}, statistics.average_length)
+
+
+def score_text(query_terms: QueryTerms, counts: Counter[str]) -> float:
+    """The BM25 score of a text that is not in the index."""
+    frequencies = [(term.weight, counts[query_terms.names[term.term_id]]) for term in query_terms.terms]
+    return score_terms(frequencies, counts.total(), query_terms.average_length)
 
 
 def complete_legs(
@@ -317,7 +332,7 @@ class _Search:
         if narrow.how == "ledger":
             ids = search_store.list_scope_chunks(self.connection, self.generation, self.scope, None)
         query_terms = self._terms(query)
-        return search_store.search_words(
+        scores = search_store.search_words(
             self.connection,
             self.generation,
             query_terms.terms,
@@ -326,6 +341,20 @@ class _Search:
             chunk_ids=ids,
             scope=self.scope if narrow.how == "many" else None,
         )
+        if narrow.how == "ledger" and ids:
+            scores = self._add_unindexed(scores, ids, query_terms, width)
+        return scores
+
+    def _add_unindexed(
+        self, scores: dict[int, float], chunk_ids: Sequence[int], query_terms: QueryTerms, width: int
+    ) -> dict[int, float]:
+        """Chunks that were served at another time and are not now are scored from their texts."""
+        scores = dict(scores)
+        for chunk in read_unindexed_texts(self.connection, self.generation, chunk_ids):
+            text = embedded_text(chunk.title, chunk.heading_path, chunk.text)
+            if score := score_text(query_terms, self.opened.analyzer.count_terms(text)):
+                scores[chunk.id] = score
+        return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:width])
 
     def _find(self, mode: Mode, fused: list[Fused]) -> list[FoundHit]:
         def score(item: Fused) -> float:

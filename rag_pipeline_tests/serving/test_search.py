@@ -314,6 +314,8 @@ def test_search_as_of_a_time_sees_what_was_true_then(database: Database, setting
     assert texts(before_deletion) == {"small cat", "blue pump"}
     assert texts(None) == {"blue pump"}
     assert texts(before_change, "vector") == {"red valve", "blue pump"}
+    assert texts(before_change, "lexical") == {"red valve"}, "words that nobody serves now are found in their time"
+    assert texts(before_deletion, "lexical") == {"small cat"}
     assert texts(datetime.fromisoformat("2001-01-01T00:00:00+00:00")) == set()
 
 

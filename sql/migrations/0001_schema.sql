@@ -100,7 +100,7 @@ create table rag.chunk (
     token_count    int not null,
     unique (tenant, content_sha256)
 );
-comment on table rag.chunk is 'Content-addressed: one row per tenant and hash of title + heading path + text';
+comment on table rag.chunk is 'Content-addressed: one row per tenant and hash of what is embedded';
 
 create table rag.version_chunk (
     version_id   bigint not null references rag.document_version on delete cascade,

@@ -154,6 +154,13 @@ insert into rag.pending_change (generation_id, document_id)
 select :generation_id, document_id from touched t
 where not exists (select from target x where x.document_id = t.document_id);
 
+-- name: read_unindexed_texts
+-- Chunks whose words are not in the lexical index: nobody serves them now.
+select c.id, c.title, c.heading_path, c.text
+from rag.chunk c
+where c.id = any(:chunk_ids::bigint[])
+  and not exists (select from rag.lexical_chunk l where l.chunker_id = :chunker_id and l.chunk_id = c.id);
+
 -- name: ensure_lexical_index!
 insert into rag.lexical_index (chunker_id, analyzer) values (:chunker_id, :analyzer) on conflict do nothing;
 
