@@ -568,6 +568,31 @@ def model_rollback(reason: str) -> None:
     _say(f"generation {number} serves again")
 
 
+@model.command("retire")
+@click.argument("slug", required=False)
+@click.option("--generation", type=int, help="Only this generation.")
+def model_retire(slug: str | None, generation: int | None) -> None:
+    """Drop the index of SLUG's generations that do not serve; their vectors stay in the ledger.
+
+    After the soak (RAG_SOAK_HOURS) a schedule does this by itself. A retired generation cannot be rolled back to.
+    """
+    from rag_pipeline.embeddings.registry import find_model
+    from rag_pipeline.serving.retirement import retire_generation, retire_model
+
+    if (slug is None) == (generation is None):
+        raise click.UsageError("Give a model's SLUG, or --generation N")
+    with _database() as (_, database):
+        if generation is not None:
+            one = retire_generation(database, generation)
+            done = [one] if one else []
+        else:
+            done = retire_model(database, find_model(database, str(slug)).slug)
+    for retired in done:
+        _say(f"generation {retired.generation} ({retired.model}, was {retired.was}): retired, its index is dropped")
+    if not done:
+        _say("nothing to retire")
+
+
 def _actor() -> str:
     import getpass
 
