@@ -100,6 +100,8 @@ def find_gaps(pipeline: Pipeline, partitions: Iterable[str]) -> dict[str, list[i
     begun = {g.model_id for g in generations}
     active = {g.model_id for g in generations if g.state in ACTIVE_STATES}
     for model in models:
+        if model.probe.get("paused"):
+            continue  # its budget is spent: a person decides
         if model.id in begun - active:
             continue  # all its generations were retired: nobody reads what would be spent
         buckets: set[int] = set()
