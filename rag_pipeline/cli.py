@@ -55,9 +55,10 @@ def _expected_errors() -> Iterator[None]:
 
 def _expected_kind(error: Exception) -> type[click.ClickException] | None:
     names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"GateRefusedError", "PruneRefusedError"}:
+    if names & {"GateRefusedError", "PruneRefusedError", "BudgetReachedError"}:
         return Refused
-    if names & {"LocationError", "FilterError", "TimeError", "QueryFileError", "UnknownModelError", "SlugTakenError"}:
+    usage = {"LocationError", "FilterError", "TimeError", "QueryFileError", "UnknownModelError", "SlugTakenError"}
+    if names & {*usage, "BudgetError"}:
         return click.UsageError
     expected = {
         "SettingsError",
@@ -481,29 +482,47 @@ def model_list(as_json: bool) -> None:
     _table("Models", columns, [[m[c] for c in columns] for m in models])
 
 
+price_option = click.option(
+    "--price-per-million", type=click.FloatRange(0), help="Price of a million tokens; default: RAG_PRICE_PER_MILLION."
+)
+
+
 @model.command("plan")
 @click.argument("slug")
+@price_option
+@click.option("--tokens-per-minute", type=click.FloatRange(0, min_open=True), help="The provider's rate limit.")
 @json_option
-def model_plan(slug: str, as_json: bool) -> None:
+def model_plan(slug: str, price_per_million: float | None, tokens_per_minute: float | None, as_json: bool) -> None:
     """What a swap to SLUG would take, before anything is spent."""
     from rag_pipeline.embeddings.registry import find_model
     from rag_pipeline.index.planning import plan_swap
 
     with _database() as (settings, database):
-        plan = plan_swap(database, settings, find_model(database, slug))
+        plan = plan_swap(
+            database,
+            settings,
+            find_model(database, slug),
+            price_per_million=price_per_million,
+            tokens_per_minute=tokens_per_minute,
+        )
     if as_json:
         _print_json(asdict(plan))
         return
     build = plan.build
+    limited = "no limit given: --tokens-per-minute" if plan.limit_seconds is None else f"{plan.limit_seconds:,.0f} s"
     _table(
         f"Swap to {slug}",
         ["what", "how much"],
         [
             ["chunks to embed", f"{plan.to_embed:,} of {plan.chunks:,} ({plan.in_ledger:,} in the ledger)"],
             ["tokens", plan.tokens],
+            ["money", "no price given: --price-per-million" if plan.cost is None else f"{plan.cost:,.4f}"],
             ["embedding at the probed rate", f"{plan.embed_seconds:,.0f} s"],
-            ["HNSW index", f"{build.index_bytes / 2**20:,.1f} MB"],
+            ["embedding at the provider's limit", limited],
+            ["HNSW index (RAM to serve from)", f"{build.index_bytes / 2**20:,.1f} MB"],
             ["index table", f"{build.table_bytes / 2**20:,.1f} MB"],
+            ["disk during the swap", f"{plan.disk_bytes / 2**20:,.1f} MB more"],
+            ["index build", "not known yet" if plan.build_seconds is None else f"about {plan.build_seconds:,.0f} s"],
             ["memory for the build", f"{build.memory_mb:,} MB"],
         ],
     )
@@ -515,21 +534,40 @@ def model_plan(slug: str, as_json: bool) -> None:
 @click.argument("slug")
 @click.option("--yes", is_flag=True, help="Do not ask before embedding.")
 @click.option("--auto-promote", is_flag=True, help="Let it serve if the verdict allows.")
-def model_swap(slug: str, yes: bool, auto_promote: bool) -> None:
-    """Fill, build and prove a generation of SLUG beside the one that serves. Dagster runs, in process."""
+@click.option("--max-tokens", type=click.IntRange(0), help="Embed at most so many tokens, then pause: exit code 3.")
+@click.option("--max-cost", type=click.FloatRange(0), help="Spend at most so much, then pause: exit code 3.")
+@price_option
+def model_swap(
+    slug: str,
+    yes: bool,
+    auto_promote: bool,
+    max_tokens: int | None,
+    max_cost: float | None,
+    price_per_million: float | None,
+) -> None:
+    """Fill, build and prove a generation of SLUG beside the one that serves. Dagster runs, in process.
+
+    Paused by its budget, the same command goes on: nothing is embedded twice.
+    """
+    from rag_pipeline.embeddings.filling import make_budget
     from rag_pipeline.embeddings.registry import find_model
     from rag_pipeline.index.planning import plan_swap
 
     with _database() as (settings, database):
-        plan = plan_swap(database, settings, find_model(database, slug))
-    _say(f"{slug}: {plan.to_embed:,} chunks to embed ({plan.tokens:,} tokens), {plan.in_ledger:,} in the ledger")
+        price = price_per_million if price_per_million is not None else settings.price_per_million
+        budget = make_budget(max_tokens, max_cost, price)
+        plan = plan_swap(database, settings, find_model(database, slug), price_per_million=price)
+    money = "" if plan.cost is None else f", {plan.cost:,.4f} in money"
+    _say(f"{slug}: {plan.to_embed:,} chunks to embed ({plan.tokens:,} tokens{money}), {plan.in_ledger:,} in the ledger")
     if plan.to_embed and not yes:
         click.confirm("Go on?", abort=True, err=True)
     from rag_pipeline.automation.runs import run_model_swap
     from rag_pipeline.progress import BarReporter, report_to
 
     with report_to(BarReporter()):
-        outcome = run_model_swap(settings, slug, promote=auto_promote)
+        outcome = run_model_swap(
+            settings, slug, promote=auto_promote, max_tokens=budget.tokens_left if budget else None
+        )
     _say(f"generation {outcome['generation']}: verdict {outcome['verdict']}: {outcome['reason']}")
     if auto_promote and not outcome["promoted"]:
         raise Refused(
@@ -571,6 +609,31 @@ def model_rollback(reason: str) -> None:
     with _database() as (_, database):
         number = rollback(database, actor=_actor(), reason=reason)
     _say(f"generation {number} serves again")
+
+
+@model.command("retire")
+@click.argument("slug", required=False)
+@click.option("--generation", type=int, help="Only this generation.")
+def model_retire(slug: str | None, generation: int | None) -> None:
+    """Drop the index of SLUG's generations that do not serve; their vectors stay in the ledger.
+
+    After the soak (RAG_SOAK_HOURS) a schedule does this by itself. A retired generation cannot be rolled back to.
+    """
+    from rag_pipeline.embeddings.registry import find_model
+    from rag_pipeline.serving.retirement import retire_generation, retire_model
+
+    if (slug is None) == (generation is None):
+        raise click.UsageError("Give a model's SLUG, or --generation N")
+    with _database() as (_, database):
+        if generation is not None:
+            one = retire_generation(database, generation)
+            done = [one] if one else []
+        else:
+            done = retire_model(database, find_model(database, str(slug)).slug)
+    for retired in done:
+        _say(f"generation {retired.generation} ({retired.model}, was {retired.was}): retired, its index is dropped")
+    if not done:
+        _say("nothing to retire")
 
 
 def _actor() -> str:

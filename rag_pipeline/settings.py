@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         "manual", description="'auto': a candidate whose verdict allows it serves without a person"
     )
     not_worse_margin: float = Field(0.01, ge=0, le=1, description="nDCG@10 a candidate may lose and still pass")
+    soak_hours: float = Field(24, ge=0, description="How long a replaced generation is kept to roll back to")
+    price_per_million: float | None = Field(None, ge=0, description="Price of a million embedded tokens, for plans")
+
+    query_log_sample: float = Field(0.1, ge=0, le=1, description="Share of searches logged for replay; 0: none")
+    query_log_days: float = Field(30, gt=0, description="Logged queries are deleted after so many days")
+    target_recall: float = Field(0.97, gt=0, le=1, description="HNSW recall@10 that the recall watch holds")
 
     @field_validator("home")
     @classmethod

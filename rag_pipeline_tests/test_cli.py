@@ -201,6 +201,11 @@ def test_a_model_is_added_planned_swapped_promoted_and_rolled_back(rag: Rag, oth
     rag.run("model", "add", "second", f"model2vec:{other_tiny_model}")
     plan = rag.json("model", "plan", "second")
     assert plan["to_embed"] == plan["chunks"] > 0
+    assert "money" in rag.run("model", "plan", "second", "--price-per-million", "2").stdout
+    paused = rag.run("model", "swap", "second", "--yes", "--max-tokens", "20", code=3).stderr
+    assert "The budget is spent after" in paused
+    assert 0 < rag.json("model", "plan", "second")["to_embed"] < plan["to_embed"]
+    assert "--price-per-million" in rag.run("model", "swap", "second", "--max-cost", "1", code=2).stderr
     done = rag.run("model", "swap", "second", "--yes")
     assert "generation 2: verdict" in done.stderr
     refused = rag.run("model", "promote", "second", code=3)  # eight chunks are too few to prove anything
@@ -215,6 +220,9 @@ def test_a_model_is_added_planned_swapped_promoted_and_rolled_back(rag: Rag, oth
     assert "generation 1 serves again" in rag.run("model", "rollback").stderr
     assert rag.json("search", "valve")["generation"] == 1
     assert [m["slug"] for m in rag.json("model", "list")] == ["tiny", "second"]
+    assert "serves; promote another one first" in rag.run("model", "retire", "--generation", "1", code=3).stderr
+    assert "generation 2 (second, was soaking): retired" in rag.run("model", "retire", "second").stderr
+    assert "generation 2 (second) is retired" in rag.run("model", "rollback", code=3).stderr
 
 
 # errors ----------------------------------------------------------------------------------------------------

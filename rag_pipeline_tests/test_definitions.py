@@ -35,6 +35,7 @@ JOBS = {
     "swap_model": {"hnsw_index", "retrieval_evaluation", "serving_index"},
     "reconcile": set(),
     "answer_queries": set(),
+    "retire_generations": set(),
 }
 
 

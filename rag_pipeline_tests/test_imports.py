@@ -29,6 +29,7 @@ STEPS = {
     "serving.search": "one search on one connection",
     "serving.known_items": "asks the legs of one generation on one connection",
     "serving.evaluation": "measures and records a verdict",
+    "serving.retirement": "one transaction per step of a retirement, so that it resumes",
     "serving.promotion": "moves the pointer in one transaction",
     "serving.diagnosis": "looks at every stage for `rag doctor`",
     "serving.status": "one look at every stage in one transaction",

@@ -6,7 +6,7 @@ import dagster as dg
 
 from rag_pipeline.automation.partitions import WORK_TAG
 from rag_pipeline.documents.assets import DOCUMENTS
-from rag_pipeline.serving.ops import answer_queries
+from rag_pipeline.serving.ops import answer_queries, retire_soaked_generations
 
 READING = {WORK_TAG: "documents"}
 MODELLING = {WORK_TAG: "models"}
@@ -64,7 +64,22 @@ def answer_queries_job() -> None:
     answer_queries()
 
 
-JOBS: list[Any] = [ingest, embed_model, build_index, evaluate, promote, swap_model, reconcile, answer_queries_job]
+@dg.job(name="retire_generations", tags=MOVING, description="Drop the generations whose soak is over.")
+def retire_generations_job() -> None:
+    retire_soaked_generations()
+
+
+JOBS: list[Any] = [
+    ingest,
+    embed_model,
+    build_index,
+    evaluate,
+    promote,
+    swap_model,
+    reconcile,
+    answer_queries_job,
+    retire_generations_job,
+]
 
 
 def ingest_config(locations: list[dict[str, Any]], prune: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rag_pipeline.documents.locations import LocationError, list_entries, locati
 from rag_pipeline.documents.store import SourceRecord, list_sources
 from rag_pipeline.embeddings.store import ModelRecord, list_models, missing_chunks, read_coverage
 from rag_pipeline.index.building import choose_chunker, recipe_of
-from rag_pipeline.index.store import Generation, list_generations
+from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations
 from rag_pipeline.serving.store import latest_evaluation, read_serving
 
 SourceGroup = tuple[str, str, bool]
@@ -96,7 +96,14 @@ def find_gaps(pipeline: Pipeline, partitions: Iterable[str]) -> dict[str, list[i
     known, gaps = set(partitions), {}
     with pipeline.database.connection() as connection:
         models = [m for m in list_models(connection) if m.state == "probed" and m.slug in known]
+        generations = list_generations(connection)
+    begun = {g.model_id for g in generations}
+    active = {g.model_id for g in generations if g.state in ACTIVE_STATES}
     for model in models:
+        if model.probe.get("paused"):
+            continue  # its budget is spent: a person decides
+        if model.id in begun - active:
+            continue  # all its generations were retired: nobody reads what would be spent
         buckets: set[int] = set()
         for chunker_id in list_model_chunkers(pipeline, model):
             with pipeline.database.connection() as connection:

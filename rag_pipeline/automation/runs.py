@@ -221,26 +221,37 @@ def _read_pointer(control: Control) -> int | None:
 
 
 def run_model_swap(
-    settings: Settings, slug: str, *, promote: bool = False, instance: "DagsterInstance | None" = None
+    settings: Settings,
+    slug: str,
+    *,
+    promote: bool = False,
+    max_tokens: int | None = None,
+    instance: "DagsterInstance | None" = None,
 ) -> SwapResult:
     """Embed, build and compare a generation of a registered model; with `promote`, let it serve if it may.
 
-    A refusal is a result (`promoted` is False). Raises `UnknownModelError`, `BuildBusyError`, `ModelError`.
+    A refusal is a result (`promoted` is False). Raises `UnknownModelError`, `BuildBusyError`, `ModelError`, and
+    `BudgetReachedError` where embedding takes more than `max_tokens`: the next call goes on from the ledger.
     """
     with open_control(settings, instance) as control:
-        return swap_model(control, slug, promote=promote)
+        return swap_model(control, slug, promote=promote, max_tokens=max_tokens)
 
 
-def swap_model(control: Control, slug: str, *, promote: bool) -> SwapResult:
+def swap_model(control: Control, slug: str, *, promote: bool, max_tokens: int | None = None) -> SwapResult:
     """The runs of a swap: all buckets in one, then the index, the comparison and the pointer in another."""
     from rag_pipeline.automation.jobs import promotion_config
     from rag_pipeline.automation.partitions import BUCKET_COUNT, EMBEDDING_MODELS, range_tags
     from rag_pipeline.automation.wanted import find_probed_model
+    from rag_pipeline.embeddings.filling import BudgetReachedError
     from rag_pipeline.serving.promotion import GateRefusedError
 
     find_probed_model(control.pipeline, slug)
     control.instance.add_dynamic_partitions(str(EMBEDDING_MODELS.name), [slug])
-    embedded = control.run("embed_model", tags=range_tags(slug, 0, BUCKET_COUNT - 1))
+    budget = {"ops": {"embeddings": {"config": {"max_tokens": max_tokens}}}} if max_tokens is not None else {}
+    embedded = control.run("embed_model", tags=range_tags(slug, 0, BUCKET_COUNT - 1), config=budget)
+    if paused := str(embedded.by_asset["embeddings"]["paused"]):
+        missing = embedded.number("embeddings", "missing")
+        raise BudgetReachedError(f"{paused}; {missing:,} chunks are left. Go on with: rag model swap {slug}")
     built = control.run("build_index", partition=slug)
     promoted, reason = False, str(built.by_asset["retrieval_evaluation"]["reason"])
     if promote:

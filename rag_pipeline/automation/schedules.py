@@ -3,10 +3,18 @@
 import dagster as dg
 
 from rag_pipeline.automation.decisions import list_gaps
-from rag_pipeline.automation.jobs import embed_model, evaluate, ingest, ingest_config, reconcile
+from rag_pipeline.automation.jobs import (
+    embed_model,
+    evaluate,
+    ingest,
+    ingest_config,
+    reconcile,
+    retire_generations_job,
+)
 from rag_pipeline.automation.observations import find_gaps, list_serving_models, list_source_groups
 from rag_pipeline.automation.partitions import EMBEDDING_MODELS, range_tags
 from rag_pipeline.automation.resources import Pipeline
+from rag_pipeline.index.store import list_soaked, list_undropped
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
 
@@ -53,4 +61,25 @@ nightly_reconciliation = dg.ScheduleDefinition(
     name="nightly_reconciliation", job=reconcile, cron_schedule="50 2 * * *", default_status=RUNNING
 )
 
-SCHEDULES = [hourly_ingest, nightly_embedding_sweep, nightly_evaluation, nightly_reconciliation]
+
+@dg.schedule(
+    name="retire_soaked_generations", job=retire_generations_job, cron_schedule="5 * * * *", default_status=RUNNING
+)
+def retire_soaked_schedule(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.RunRequest | dg.SkipReason:
+    """Drop what was replaced RAG_SOAK_HOURS ago; it cannot be rolled back to afterwards."""
+    with pipeline.database.connection() as connection:
+        due = [*list_soaked(connection, pipeline.settings.soak_hours), *list_undropped(connection)]
+    if not due:
+        return dg.SkipReason("No generation's soak is over")
+    return dg.RunRequest(f"retire-{context.scheduled_execution_time:%Y%m%dT%H%MZ}")
+
+
+SCHEDULES = [
+    hourly_ingest,
+    nightly_embedding_sweep,
+    nightly_evaluation,
+    nightly_reconciliation,
+    retire_soaked_schedule,
+]

@@ -11,13 +11,21 @@ from rag_pipeline.automation.reports import make_table, rate
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.store import read_vector_figures, sample_embeddings
 from rag_pipeline.automation.wanted import WantedChunker, cut_wanted, find_probed_model, list_model_chunkers
-from rag_pipeline.embeddings.filling import EmbeddingReport, embed_missing
+from rag_pipeline.embeddings.filling import Budget, BudgetReachedError, EmbeddingReport, embed_missing, make_budget
 from rag_pipeline.embeddings.models import ModelUnavailable
-from rag_pipeline.embeddings.store import Coverage, ModelRecord, missing_chunks, read_coverage
+from rag_pipeline.embeddings.store import Coverage, ModelRecord, missing_chunks, read_coverage, set_paused
 
 # A unit vector keeps its length to about 1e-3 in float32, however it was computed.
 NORM_TOLERANCE = 0.01
 RETRIES, RETRY_SECONDS = 3, 60
+
+
+class EmbeddingConfig(dg.Config):
+    """What this run may spend. Money needs a price: here or RAG_PRICE_PER_MILLION."""
+
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    price_per_million: float | None = None
 
 
 @dg.asset(
@@ -32,16 +40,24 @@ RETRIES, RETRY_SECONDS = 3, 60
         dg.AssetCheckSpec("vectors_are_sound", asset="embeddings"),
     ],
 )
-def embeddings(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Embed every chunk of the run's buckets that has no vector under the model."""
+def embeddings(
+    context: dg.AssetExecutionContext, config: EmbeddingConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Embed every chunk of the run's buckets that has no vector under the model, as far as the budget goes.
+
+    A budget that is spent is a result, not a failure: `paused` says so, and the next run goes on.
+    """
     began = time.monotonic()
+    price = config.price_per_million or pipeline.settings.price_per_million
+    budget, paused = make_budget(config.max_tokens, config.max_cost, price), ""
     total, left, samples = EmbeddingReport(), 0, []
     coverage: dict[str, Coverage] = {}
     unsound: dict[str, tuple[int, str]] = {}
     for slug, buckets in group_by_model(context.partition_keys).items():
         record = find_probed_model(pipeline, slug)
         with pipeline.show_progress(context.log):
-            embedded, report = embed_buckets(pipeline, record, buckets)
+            embedded, report, stopped = embed_buckets(pipeline, record, buckets, budget)
+        paused = paused or stopped
         add_report(total, report)
         for bucket in buckets:
             count, tokens = embedded.get(bucket, (0, 0))
@@ -60,6 +76,9 @@ def embeddings(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pip
             "refused_by_the_model": total.refused,
             "characters": total.characters,
             "tokens_of_this_run": total.tokens,
+            "cost_of_this_run": round(total.tokens / 1e6 * (price or 0.0), 4),
+            "paused": paused,
+            "missing": left,
             "embed_seconds": round(total.seconds, 3),
             "texts_per_second": rate(total.embedded, total.seconds),
             "tokens_per_second": rate(total.tokens, total.seconds),
@@ -72,14 +91,15 @@ def embeddings(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pip
 
 
 def embed_buckets(
-    pipeline: Pipeline, record: ModelRecord, buckets: Sequence[int]
-) -> tuple[dict[int, tuple[int, int]], EmbeddingReport]:
-    """Fill some buckets of a model's ledger; (chunks, tokens) found missing by bucket, and the whole report.
+    pipeline: Pipeline, record: ModelRecord, buckets: Sequence[int], budget: Budget | None = None
+) -> tuple[dict[int, tuple[int, int]], EmbeddingReport, str]:
+    """Fill some buckets of a model's ledger; (chunks, tokens) found missing by bucket, the whole report, and why
+    it stopped before the end ('' where it did not).
 
     Unattended, an endpoint that is down is tried again later by Dagster; a person is told at once.
     """
     found: dict[int, tuple[int, int]] = {}
-    total = EmbeddingReport()
+    total, paused = EmbeddingReport(), ""
     try:
         for chunker_id in list_model_chunkers(pipeline, record):
             cut_wanted(pipeline, WantedChunker(chunker_id, only_pending=False))
@@ -91,13 +111,27 @@ def embed_buckets(
             for bucket, count in counts.items():
                 before = found.get(bucket, (0, 0))
                 found[bucket] = (before[0] + count, before[1] + tokens[bucket])
-            report = embed_missing(pipeline.database, record, chunker_id, only_pending=False, buckets=buckets)
+            report = EmbeddingReport()
+            try:
+                embed_missing(
+                    pipeline.database,
+                    record,
+                    chunker_id,
+                    only_pending=False,
+                    buckets=buckets,
+                    budget=budget,
+                    report=report,
+                )
+            except BudgetReachedError as error:
+                paused = str(error)
             add_report(total, report)
     except ModelUnavailable as error:
         if pipeline.watched_by == "caller":
             raise
         raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from error
-    return found, total
+    with pipeline.database.transaction() as connection:
+        set_paused(connection, record.id, paused or None)
+    return found, total, paused
 
 
 def add_report(total: EmbeddingReport, more: EmbeddingReport) -> None:

@@ -27,6 +27,31 @@ FIRST_LANDING = 64
 LARGEST_LANDING = 16_384
 
 
+class BudgetError(ValueError):
+    """A budget that cannot be applied, such as one of money without a price."""
+
+
+class BudgetReachedError(Exception):
+    """The budget of tokens is spent and chunks are left. What was embedded is in the ledger; a next call goes on."""
+
+
+@dataclass
+class Budget:
+    """Tokens that may still be embedded; a filling takes from it and raises before it would go below zero."""
+
+    tokens_left: int
+
+
+def make_budget(max_tokens: int | None, max_cost: float | None, price_per_million: float | None) -> Budget | None:
+    """The tighter of a budget of tokens and one of money; None where neither is given. Raises `BudgetError`."""
+    limits = [] if max_tokens is None else [max_tokens]
+    if max_cost is not None:
+        if not price_per_million:
+            raise BudgetError("A budget of money needs a price: --price-per-million, or RAG_PRICE_PER_MILLION")
+        limits.append(int(max_cost / price_per_million * 1_000_000))
+    return Budget(min(limits)) if limits else None
+
+
 @dataclass
 class EmbeddingReport:
     """What filling did: chunks embedded, refused by the model, characters and tokens embedded, seconds."""
@@ -45,12 +70,16 @@ def embed_missing(
     *,
     only_pending: bool,
     buckets: Sequence[int] | None = None,
+    budget: Budget | None = None,
+    report: EmbeddingReport | None = None,
 ) -> EmbeddingReport:
     """Embed every chunk that has no vector in the model's space; where nothing is missing no model is loaded.
 
-    Raises `DriftError` before anything is spent if the model changed under its name.
+    Raises `DriftError` before anything is spent if the model changed under its name, and `BudgetReachedError`
+    where more is missing than `budget` allows: everything up to it is embedded and landed then, and counted in
+    `report` if the caller gave one.
     """
-    report, began = EmbeddingReport(), time.monotonic()
+    report, began = report or EmbeddingReport(), time.monotonic()
     space = record.space
 
     def find_missing() -> list[MissingChunk]:
@@ -69,9 +98,10 @@ def embed_missing(
             progressed = False
             for leased, chunks in lease_buckets(leases, space, missing):
                 try:
-                    _embed_leased(database, model, record, [c.id for c in chunks], report, advance)
+                    _embed_leased(database, model, record, [c.id for c in chunks], report, advance, budget)
                     progressed = True
                 finally:
+                    report.seconds = time.monotonic() - began
                     for bucket in leased:
                         store.unlock_bucket(leases, space, bucket)
             missing = find_missing()
@@ -108,6 +138,7 @@ def _embed_leased(
     chunk_ids: Sequence[int],
     report: EmbeddingReport,
     advance: Advance,
+    budget: Budget | None,
 ) -> None:
     size = FIRST_LANDING
     position = 0
@@ -115,13 +146,28 @@ def _embed_leased(
         texts = store.read_chunk_texts(connection, record.space, chunk_ids)
     advance(len(chunk_ids) - len(texts))
     while position < len(texts):
-        batch = texts[position : position + size]
+        batch = take_affordable(texts[position : position + size], budget)
+        if not batch:
+            raise BudgetReachedError(f"The budget is spent after {report.tokens:,} tokens ({report.embedded:,} chunks)")
         position += len(batch)
         began = time.monotonic()
         _embed_batch(database, model, record, batch, report)
         advance(len(batch))
         rate = len(batch) / max(time.monotonic() - began, 1e-3)
         size = int(min(max(rate * LANDING_SECONDS, 16), LARGEST_LANDING, size * 8))
+
+
+def take_affordable(batch: Sequence[ChunkText], budget: Budget | None) -> Sequence[ChunkText]:
+    """The beginning of a batch that the budget pays for, taken off it."""
+    if budget is None:
+        return batch
+    taken = 0
+    for chunk in batch:
+        if chunk.token_count > budget.tokens_left:
+            break
+        budget.tokens_left -= chunk.token_count
+        taken += 1
+    return batch[:taken]
 
 
 def _embed_batch(

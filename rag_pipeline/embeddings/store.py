@@ -149,6 +149,11 @@ def refuse_model(connection: psycopg.Connection, model_id: int, reason: str) -> 
     QUERIES.refuse_model(connection, id=model_id, reason=reason)
 
 
+def set_paused(connection: psycopg.Connection, model_id: int, reason: str | None) -> None:
+    """Note that a model's embedding stopped at its budget, so that no schedule goes on with it; None: it may."""
+    QUERIES.set_paused(connection, id=model_id, reason=reason)
+
+
 def missing_chunks(
     connection: psycopg.Connection,
     space_id: int,

@@ -13,6 +13,7 @@ from rag_pipeline.automation.store import count_pending_chunks
 from rag_pipeline.automation.wanted import KEPT_CURRENT, find_probed_model, list_active
 from rag_pipeline.embeddings.filling import EmbeddingReport
 from rag_pipeline.embeddings.store import missing_chunks
+from rag_pipeline.index.applying import RetiredGenerationError
 from rag_pipeline.index.building import (
     BuildReport,
     build_generation,
@@ -60,7 +61,10 @@ def index_deltas(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[P
     with pipeline.show_progress(context.log):
         for generation in list_active(pipeline, *KEPT_CURRENT):
             if generation.id in queued:
-                done.append(refresh(pipeline, generation))
+                try:
+                    done.append(refresh(pipeline, generation))
+                except RetiredGenerationError as error:
+                    context.log.info(str(error))
     for refreshed in done:
         record_touched(context, refreshed)
     with pipeline.database.connection() as connection:

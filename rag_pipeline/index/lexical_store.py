@@ -205,3 +205,21 @@ def forget_wrong_words(connection: psycopg.Connection, chunker_id: int) -> None:
         QUERIES.forget_postings(connection, chunker_id=chunker_id, chunk_ids=wrong)
     QUERIES.recount_terms(connection, chunker_id=chunker_id)
     QUERIES.recount_lexical_index(connection, chunker_id=chunker_id)
+
+
+def forget_orphaned_words(connection: psycopg.Connection, chunker_id: int) -> int:
+    """Remove the words of chunks that no generation serves; returns how many chunks. Waits for other appliers.
+
+    A chunker that nothing serves any more loses its words whole, without a pass over them.
+    """
+    if QUERIES.lock_lexical_index(connection, chunker_id=chunker_id) is None:
+        return 0
+    if QUERIES.serves_chunker(connection, chunker_id=chunker_id):
+        dead = [(row[0], row[1], row[2]) for row in QUERIES.orphaned_words(connection, chunker_id=chunker_id)]
+        delete_lexical_chunks(connection, chunker_id, dead)
+        return len(dead)
+    connection.execute(sql.SQL("truncate rag.{}").format(sql.Identifier(f"posting_{chunker_id}")))
+    gone = int(QUERIES.forget_all_words(connection, chunker_id=chunker_id))
+    QUERIES.forget_all_terms(connection, chunker_id=chunker_id)
+    QUERIES.recount_lexical_index(connection, chunker_id=chunker_id)
+    return gone

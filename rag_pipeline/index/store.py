@@ -183,3 +183,24 @@ def vacuum_tables(connection: psycopg.Connection, tables: Sequence[str]) -> None
     """VACUUM (ANALYZE) after a load: index-only scans and the planner need it. Not inside a transaction."""
     for table in tables:
         connection.execute(sql.SQL("vacuum (analyze) rag.{}").format(sql.Identifier(table)))
+
+
+def list_soaked(connection: psycopg.Connection, hours: float) -> list[int]:
+    """Generations that were replaced at least so many hours ago."""
+    return [row[0] for row in QUERIES.list_soaked(connection, hours=hours)]
+
+
+def list_undropped(connection: psycopg.Connection) -> list[int]:
+    """Retired generations whose tables are still there: a retirement was cut short."""
+    return [row[0] for row in QUERIES.list_undropped(connection)]
+
+
+def forget_served(connection: psycopg.Connection, number: int) -> None:
+    """Empty a retired generation's list of versions and its queue: it holds on to no words any more."""
+    QUERIES.forget_served(connection, generation_id=number)
+    QUERIES.drop_pending(connection, generation_id=number)
+
+
+def limit_lock_wait(connection: psycopg.Connection, milliseconds: int) -> None:
+    """Give up after so long instead of making others queue behind a lock; until the transaction ends."""
+    list(QUERIES.limit_lock_wait(connection, milliseconds=milliseconds))

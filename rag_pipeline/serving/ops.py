@@ -9,6 +9,7 @@ from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import Answer, answer_question
+from rag_pipeline.serving.retirement import retire_soaked
 from rag_pipeline.serving.search import Searcher, SearchResult
 
 
@@ -82,3 +83,16 @@ def list_hits(results: list[dict[str, Any]]) -> str:
         for h in r["hits"]
     ]
     return make_table(["query", "rank", "score", "document", "version", "chunk", "from", "to", "text"], rows)
+
+
+@dg.op
+def retire_soaked_generations(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    """Drop the generations whose soak is over; their vectors stay in the ledger."""
+    done = retire_soaked(pipeline.database, pipeline.settings.soak_hours)
+    rows = [(r.generation, r.model, r.was, r.words) for r in done]
+    context.add_output_metadata(
+        {
+            "retired": len(done),
+            "generations": dg.MetadataValue.md(make_table(["generation", "model", "was", "words dropped"], rows)),
+        }
+    )

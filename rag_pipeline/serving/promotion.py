@@ -1,7 +1,7 @@
 """Moving the pointer: one transaction, with the gate's conditions re-read inside it."""
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.index.applying import apply_changes
+from rag_pipeline.index.applying import RetiredGenerationError, apply_changes
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.store import Promotable
@@ -64,7 +64,11 @@ def rollback(database: Database, *, actor: str, reason: str) -> int:
     if serving is None or serving.previous_id is None:
         raise GateRefusedError("There is nothing to roll back to: no generation served before this one")
     previous = serving.previous_id
-    _catch_up(database, previous)
+    _refuse_retired(database, previous)
+    try:
+        _catch_up(database, previous)
+    except RetiredGenerationError:
+        _refuse_retired(database, previous)
     with database.transaction() as connection:
         store.lock_pointer(connection)
         now = store.read_serving(connection)
@@ -74,6 +78,16 @@ def rollback(database: Database, *, actor: str, reason: str) -> int:
             raise GateRefusedError(f"Cannot roll back: {refusal}")
         store.move_pointer(connection, "rollback", previous, now.generation_id, None, False, actor, reason)
     return previous
+
+
+def _refuse_retired(database: Database, generation_id: int) -> None:
+    with database.connection() as connection:
+        generation = read_generation(connection, generation_id)
+    if generation is not None and generation.state in ("retired", "failed"):
+        raise GateRefusedError(
+            f"Cannot roll back: generation {generation_id} ({generation.model}) is {generation.state} and its index "
+            f"was dropped. Its vectors are in the ledger: rag model swap {generation.model} builds it again."
+        )
 
 
 def _catch_up(database: Database, generation_id: int) -> None:

@@ -106,3 +106,9 @@ select m.slug, f.chunk_id, f.reason, f.failed_at
 from rag.embedding_failure f
 join rag.embedding_model m on m.id = f.space_id
 order by m.slug, f.chunk_id;
+
+-- name: set_paused!
+update rag.embedding_model
+set probe = case when :reason::text is null then probe - 'paused'
+                 else probe || jsonb_build_object('paused', :reason::text) end
+where id = :id and (:reason::text is not null or probe ? 'paused');

@@ -131,6 +131,7 @@ join rag.lexical_chunk l on l.chunker_id = :chunker_id and l.chunk_id = d.chunk_
 where not exists (
     select from rag.version_chunk vc
     join rag.generation_version gv on gv.version_id = vc.version_id
+    join rag.generation g on g.id = gv.generation_id and g.chunker_id = :chunker_id
     where vc.chunk_id = d.chunk_id and vc.chunker_id = :chunker_id);
 
 -- name: born_for_words
@@ -222,6 +223,7 @@ with known as (
     select distinct vc.chunk_id
     from rag.generation_version gv
     join rag.version_chunk vc on vc.version_id = gv.version_id and vc.chunker_id = :chunker_id
+    join rag.generation g on g.id = gv.generation_id and g.chunker_id = :chunker_id
 )
 select coalesce(k.chunk_id, w.chunk_id)
 from known k
@@ -285,3 +287,40 @@ select phase, tuples_done, tuples_total from pg_stat_progress_create_index where
 
 -- name: drop_pending!
 delete from rag.pending_change where generation_id = :generation_id;
+
+-- name: list_soaked
+-- Generations that were replaced at least so many hours ago.
+select id from rag.generation
+where state = 'soaking' and changed_at <= clock_timestamp() - make_interval(secs => :hours * 3600)
+order by id;
+
+-- name: list_undropped
+-- Retired generations whose tables are still there: a retirement that was cut short.
+select id from rag.generation where state = 'retired' and to_regclass('rag.' || table_name) is not null order by id;
+
+-- name: forget_served!
+delete from rag.generation_version where generation_id = :generation_id;
+
+-- name: orphaned_words
+-- Words of chunks that no generation serves under this chunker.
+select l.chunk_id, l.length, l.term_ids
+from rag.lexical_chunk l
+where l.chunker_id = :chunker_id and not exists (
+    select from rag.version_chunk vc
+    join rag.generation_version gv on gv.version_id = vc.version_id
+    join rag.generation g on g.id = gv.generation_id and g.chunker_id = :chunker_id
+    where vc.chunk_id = l.chunk_id and vc.chunker_id = :chunker_id);
+
+-- name: serves_chunker$
+select exists (
+    select from rag.generation_version gv
+    join rag.generation g on g.id = gv.generation_id and g.chunker_id = :chunker_id);
+
+-- name: forget_all_words!
+delete from rag.lexical_chunk where chunker_id = :chunker_id;
+
+-- name: forget_all_terms!
+delete from rag.lexical_term where chunker_id = :chunker_id;
+
+-- name: limit_lock_wait
+select set_config('lock_timeout', :milliseconds::text, true);
