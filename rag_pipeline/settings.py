@@ -82,10 +82,6 @@ class Settings(BaseSettings):
     soak_hours: float = Field(24, ge=0, description="How long a replaced generation is kept to roll back to")
     price_per_million: float | None = Field(None, ge=0, description="Price of a million embedded tokens, for plans")
 
-    query_log_sample: float = Field(0.1, ge=0, le=1, description="Share of searches logged for replay; 0: none")
-    query_log_days: float = Field(30, gt=0, description="Logged queries are deleted after so many days")
-    target_recall: float = Field(0.97, gt=0, le=1, description="HNSW recall@10 that the recall watch holds")
-
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:

@@ -40,7 +40,7 @@ class SwapPlan:
 
 # A row of the ledger beside its float32 values: tuple header, item pointer, keys, and its primary key's entry.
 LEDGER_ROW_BYTES = 24 + 4 + 16 + 8 + 24
-# The index table's primary key and index of tenants: measured 22 bytes a row each, half full at worst.
+# The index table's primary key and index of tenants: 22 bytes a row each where full, more after updates.
 KEY_ROW_BYTES = 64
 FEWEST_BUILT = 1000
 
@@ -91,10 +91,11 @@ def plan_swap(
 def estimate_build(plan: BuildPlan, built: Sequence[Generation]) -> float | None:
     """Seconds of an HNSW build from the newest large enough one on this server, per row and dimension. Pure.
 
-    A build that spills is slower and a larger graph a little: within a factor of two.
+    A build that spills is slower, and a larger graph a little: an estimate, not measured.
     """
     for generation in reversed(built):
         rows, seconds = generation.metrics.get("rows_at_build", 0), generation.metrics.get("build_seconds")
         if seconds and rows >= FEWEST_BUILT:
-            return float(seconds) * plan.rows / rows * max(plan.dimension, 64) / max(generation.dimension, 64)
+            scale = plan.rows / float(rows) * max(plan.dimension, 64) / max(generation.dimension, 64)
+            return float(seconds) * scale
     return None

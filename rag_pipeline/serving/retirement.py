@@ -82,7 +82,7 @@ def retire_model(database: Database, slug: str) -> list[Retired]:
     """Retire every generation of a model but the one that serves. Raises `GateRefusedError` if that is all."""
     with database.connection() as connection:
         own = [g for g in index.list_generations(connection, (*index.ACTIVE_STATES, "failed")) if g.model == slug]
-        undropped = [g for g in index.list_undropped(connection)]
+        undropped = set(index.list_undropped(connection))
         own += [g for g in index.list_generations(connection, ["retired"]) if g.model == slug and g.id in undropped]
     if own and all(g.state == "serving" for g in own):
         raise GateRefusedError(f"The only generation of {slug} serves; promote another one first")
