@@ -27,7 +27,7 @@ OLD_SERVER = Path("/usr/lib/postgresql/15/bin")  # where Debian puts it
 
 
 @pytest.fixture(scope="module")
-def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: ARG001 - must be there first
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The machine's PostgreSQL 15 without pgvector, started on a socket of its own."""
     if not (OLD_SERVER / "postgres").exists():
         pytest.skip(f"no PostgreSQL 15 under {OLD_SERVER}")

@@ -46,7 +46,7 @@ def serving(database: Database, settings: Settings, texts: dict[str, str]) -> Ge
 
 
 @pytest.fixture
-def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:  # noqa: ARG001 - must be there first
+def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:
     record = add_model(database, ModelSpec("other", f"model2vec:{other_tiny_model}"))
     generation = ensure_generation(database, settings, record)
     fill_generation(database, settings, generation)
