@@ -32,7 +32,7 @@ from rag_pipeline.serving.known_items import (
 from rag_pipeline.serving.metrics import (
     Verdict,
     bootstrap_difference,
-    judge_difference,
+    judge_legs,
     ndcg,
     overlap,
     recall,
@@ -202,19 +202,24 @@ def _compare_golden(
     metrics: dict[str, Any],
 ) -> Verdict:
     searcher = Searcher(database, ef_search=settings.ef_search)
-    measured = []
+    measured: dict[Mode, list[Measured]] = {"hybrid": [], "vector": []}
     for number in (generation.id, baseline.id):
         vectors = searcher.embed_queries([q.text for q in queries], number)
-        measured.append(measure(searcher, queries, vectors, mode="hybrid", generation=number, tenant=tenant))
-    candidate, served = measured
+        for mode, found in measured.items():
+            found.append(measure(searcher, queries, vectors, mode=mode, generation=number, tenant=tenant))
+    candidate, served = measured["hybrid"]
     metrics |= {
         "query_kind": "golden",
         "candidate": candidate.summary(),
         "baseline": served.summary(),
+        "vector_ndcg_at_10": [found.summary()["ndcg_at_10"] for found in measured["vector"]],
         **compare(candidate, served),
     }
-    difference = bootstrap_difference([s.ndcg_at_10 for s in candidate.scored], [s.ndcg_at_10 for s in served.scored])
-    return judge_difference(difference, settings.not_worse_margin, len(queries))
+    hybrid, vector = (
+        bootstrap_difference([s.ndcg_at_10 for s in one.scored], [s.ndcg_at_10 for s in other.scored])
+        for one, other in measured.values()
+    )
+    return judge_legs(hybrid, vector, settings.not_worse_margin, len(queries))
 
 
 def _compare_known_items(
@@ -232,12 +237,13 @@ def _compare_known_items(
     if len(items) < FEWEST:
         reason = f"only {len(items)} chunks to ask for that both generations serve; add judged queries: rag golden add"
         return Verdict("cannot_tell", False, reason)
-    figures = []
+    figures: list[list[float]] = []
+    alone: list[list[float]] = []
     for chosen in (generation, baseline):
         legs = _search_items(database, settings, chosen, items)
-        weight = read_fusion_weight(chosen)
-        ranks = [leg.rank(weight) for leg in legs]
-        figures.append([1 / math.log2(rank + 1) if rank and rank <= 10 else 0.0 for rank in ranks])
+        ranks = [leg.rank(read_fusion_weight(chosen)) for leg in legs]
+        figures.append([_gain(rank) for rank in ranks])
+        alone.append([_gain(leg.rank(1.0)) for leg in legs])
         name = "candidate" if chosen is generation else "baseline"
         metrics[name] = {
             "ndcg_at_10": _mean(figures[-1]),
@@ -245,8 +251,15 @@ def _compare_known_items(
             "queries": len(items),
             "generation": chosen.id,
         }
-    metrics["query_kind"] = "known-item"
-    return judge_difference(bootstrap_difference(*figures), settings.not_worse_margin, len(items))
+    metrics |= {"query_kind": "known-item", "vector_ndcg_at_10": [_mean(found) for found in alone]}
+    return judge_legs(
+        bootstrap_difference(*figures), bootstrap_difference(*alone), settings.not_worse_margin, len(items)
+    )
+
+
+def _gain(rank: int | None) -> float:
+    """nDCG@10 of one relevant document at a rank."""
+    return 1 / math.log2(rank + 1) if rank and rank <= 10 else 0.0
 
 
 def _record(

@@ -26,6 +26,9 @@ FEWEST = 20
 DEPTH = 100
 WEIGHTS = tuple(step / 10 for step in range(11))
 SHORTEST_REST = 80
+# What two ways of computing the same cosine may differ by: an item must be nearer than that to be found, or a model to
+# which all texts are alike would find every one.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def search_items(
                 connection, generation, query_terms.terms, query_terms.average_length, DEPTH
             )
             near, words = complete_legs(connection, generation, query, near, words, query_terms)
-            near[item.chunk_id] = cosine(query, rest)
+            near[item.chunk_id] = cosine(stored(query, generation), stored(rest, generation)) - ROUNDING
             words[item.chunk_id] = score_text(query_terms, analyzer.count_terms(item.rest))
             holders = store.list_holders(connection, generation, [item.chunk_id, *near, *words])
             found.append(Legs(item.chunk_id, near, words, choose_documents(item.chunk_id, holders)))
@@ -157,6 +160,11 @@ def _embed(model: EmbeddingModel, texts: Sequence[str]) -> np.ndarray:
         return model.embed_documents(texts)
     except PartialEmbeddingError as error:
         return np.asarray(np.nan_to_num(error.vectors), dtype=np.float32)
+
+
+def stored(vector: np.ndarray, generation: Generation) -> np.ndarray:
+    """The vector with the precision of the index, so that an item competes with its neighbours on equal terms."""
+    return vector.astype(np.float16 if generation.index_recipe.vector_type == "halfvec" else np.float32).astype(float)
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> float:

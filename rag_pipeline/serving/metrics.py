@@ -84,3 +84,13 @@ def judge_difference(difference: Difference, margin: float, queries: int) -> Ver
     if difference.high < 0:
         return Verdict("worse", False, found)
     return Verdict("cannot_tell", False, f"{found}: more queries would narrow the interval")
+
+
+def judge_legs(hybrid: Difference, vector: Difference, margin: float, queries: int) -> Verdict:
+    """The verdict on the whole path, unless the vectors alone got worse: words can hide a bad model, since fusion
+    then leaves its vectors out."""
+    verdict = judge_difference(hybrid, margin, queries)
+    if verdict.allows and vector.high < -margin:
+        alone = judge_difference(vector, margin, queries)
+        return Verdict("worse", False, f"vectors alone: {alone.reason}; only the words make up for it")
+    return verdict

@@ -125,7 +125,7 @@ def test_a_refused_promotion_is_a_failed_run_and_a_result(served, settings, inst
     add_model(database, ModelSpec("noise", f"model2vec:{make_noise(tmp_path / 'noise', tiny_model)}"))
     lexical_only = settings.model_copy(update={"fusion_weight": 1.0})
     outcome = run_model_swap(lexical_only, "noise", promote=True, instance=instance)
-    assert outcome["verdict"] in ("worse", "cannot_tell")
+    assert outcome["verdict"] in ("worse", "cannot_tell"), outcome
     assert not outcome["promoted"]
     assert outcome["verdict"] in outcome["reason"]
     assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.FAILURE

@@ -9,6 +9,7 @@ from rag_pipeline.serving.metrics import (
     Difference,
     bootstrap_difference,
     judge_difference,
+    judge_legs,
     ndcg,
     overlap,
     recall,
@@ -93,3 +94,12 @@ def test_a_verdict_follows_from_the_interval(reason: str, difference: Difference
     verdict = judge_difference(difference, 0.01, 50)
     assert (verdict.name, verdict.allows) == (name, allows), reason
     assert "50 queries" in verdict.reason
+
+
+def test_words_cannot_hide_vectors_that_got_worse() -> None:
+    same, worse = Difference(0.0, -0.005, 0.005), Difference(-0.4, -0.5, -0.3)
+    assert judge_legs(same, same, 0.01, 50).name == "not_worse"
+    hidden = judge_legs(same, worse, 0.01, 50)
+    assert (hidden.name, hidden.allows) == ("worse", False)
+    assert "vectors alone" in hidden.reason
+    assert judge_legs(worse, same, 0.01, 50).name == "worse"
