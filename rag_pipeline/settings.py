@@ -65,7 +65,6 @@ class Settings(BaseSettings):
 
     fusion_weight: float = Field(0.6, ge=0, le=1, description="Share of the vector leg in hybrid search")
     ef_search: int = Field(40, ge=10, le=1000, description="Least HNSW candidate list of a search")
-    search_timeout_seconds: float = Field(30, gt=0, description="Statement timeout of one search")
 
     parser_workers: int = Field(2, ge=1, le=64, description="Parser processes")
     parser_timeout_seconds: float = Field(60, gt=0, description="Longest parse of one file")

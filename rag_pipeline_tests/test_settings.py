@@ -35,7 +35,7 @@ def test_the_environment_comes_before_the_file_and_the_file_before_the_default(
         ("RAG_POOL_SIZE", "0", "RAG_POOL_SIZE (rag.toml: pool_size): Input should be greater than or equal to 1"),
         ("RAG_CHUNKER", "magic", "RAG_CHUNKER (rag.toml: chunker): Input should be 'structure' or 'recursive'"),
         ("RAG_MODEL_SLUG", "a,b", "RAG_MODEL_SLUG (rag.toml: model_slug): String should match pattern"),
-        ("RAG_SEARCH_TIMEOUT_SECONDS", "-1", "RAG_SEARCH_TIMEOUT_SECONDS"),
+        ("RAG_PARSER_TIMEOUT_SECONDS", "-1", "RAG_PARSER_TIMEOUT_SECONDS"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(

@@ -55,6 +55,15 @@ def read_folder(database: Database, settings: Settings, folder: Path, *, prune: 
     return ingest_locations(database, settings, [resolve_location(str(folder), "default", "test")], prune=prune)
 
 
+def add_generation(database: Database, settings: Settings, slug: str, directory: Path) -> Generation:
+    """A generation of another static model, ready beside the one that serves."""
+    record = add_model(database, ModelSpec(slug, f"model2vec:{directory}"))
+    generation = ensure_generation(database, settings, record)
+    fill_generation(database, settings, generation)
+    build_generation(database, settings, generation)
+    return generation
+
+
 def bring_up(database: Database, settings: Settings) -> Generation:
     """From documents to a generation that serves, or that is up to date if it serves already."""
     model = add_model(database, ModelSpec(settings.model_slug, settings.model))

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from rag_pipeline.settings import load_settings
+
 SourceKind = Literal["packaged", "directory", "hub", "model2vec", "openai"]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -113,7 +115,7 @@ def parse_source(source: str) -> tuple[SourceKind, str]:
 def load_model(spec: ModelSpec, *, api_key: str | None = None) -> EmbeddingModel:
     """Load the model a spec names; weights are checked before anything reads them.
 
-    `api_key` is for endpoints. Without one, RAG_EMBEDDING_API_KEY is taken; OPENAI_API_KEY only goes to
+    `api_key` is for endpoints. Without one, the setting RAG_EMBEDDING_API_KEY is taken; OPENAI_API_KEY only goes to
     OpenAI's own address, so that a key never leaks to whatever `base_url` a spec carries.
     Raises ModelRefused, or ModelUnavailable for a hub or an endpoint that does not answer.
     """
@@ -121,7 +123,8 @@ def load_model(spec: ModelSpec, *, api_key: str | None = None) -> EmbeddingModel
     if kind == "openai":
         from rag_pipeline.embeddings.openai_compatible import EndpointModel
 
-        key = api_key or os.environ.get("RAG_EMBEDDING_API_KEY")
+        secret = load_settings().embedding_api_key
+        key = api_key or (secret.get_secret_value() if secret else None)
         if key is None and (spec.base_url or OPENAI_BASE_URL) == OPENAI_BASE_URL:
             key = os.environ.get("OPENAI_API_KEY")
         return EndpointModel(spec, model=name, base_url=spec.base_url or OPENAI_BASE_URL, api_key=key)

@@ -19,8 +19,8 @@ from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import answer_question
 from rag_pipeline.serving.llm import LlmError
 from rag_pipeline.serving.scope import FilterError, parse_filters
-from rag_pipeline.serving.search import NothingServesError, Searcher, parse_time
-from rag_pipeline.settings import Settings, load_settings
+from rag_pipeline.serving.search import NothingServesError, Searcher, TimeError, parse_time
+from rag_pipeline.settings import Settings, SettingsError, load_settings
 
 MODES = ("hybrid", "vector", "lexical")
 MOST_HITS = 1000
@@ -87,12 +87,15 @@ def read_parameters(given: dict[str, Any]) -> dict[str, Any]:
     if mode not in MODES:
         raise BadRequestError(f"mode={mode!r} is none of {', '.join(MODES)}")
     where = given.get("where") or []
+    where = [where] if isinstance(where, str) else where
+    if not isinstance(where, list) or not all(isinstance(item, str) for item in where):
+        raise BadRequestError(f"where={where!r} is no key=value and no list of them")
     return {
         "query": query,
         "k": k,
         "mode": mode,
         "tenant": str(given.get("tenant", "default")),
-        "where": parse_filters([where] if isinstance(where, str) else where),
+        "where": parse_filters(where),
         "as_of": parse_time(given.get("as_of")),
     }
 
@@ -100,11 +103,11 @@ def read_parameters(given: dict[str, Any]) -> dict[str, Any]:
 async def _respond(work: Callable[[dict[str, Any]], Any], given: dict[str, Any]) -> Response:
     try:
         return _json(asdict(await run_in_threadpool(work, given)), 200)
-    except (BadRequestError, FilterError, ValueError) as error:
+    except (BadRequestError, FilterError, TimeError) as error:
         return _json({"error": str(error)}, 400)
     except NothingServesError as error:
         return _json({"error": str(error)}, 503)
-    except (ModelError, LlmError, psycopg.OperationalError) as error:
+    except (ModelError, LlmError, SettingsError, psycopg.OperationalError) as error:
         return _json({"error": str(error)}, 502)
 
 

@@ -10,7 +10,7 @@ from rag_pipeline.serving.answering import answer_from_hits, embed_sentences, li
 from rag_pipeline.serving.citations import check_citations
 from rag_pipeline.serving.llm import LlmSettings, stream_answer
 from rag_pipeline.serving.search import SearchResult
-from rag_pipeline.settings import Settings
+from rag_pipeline.settings import Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Answer:
 
 
 def llm_settings(settings: Settings) -> LlmSettings | None:
-    """The configured chat endpoint, or None. Raises ValueError where only half of it is set."""
+    """The configured chat endpoint, or None. Raises `SettingsError` where only half of it is set."""
     if settings.llm_base_url is None:
         return None
     if settings.llm_model is None:
-        raise ValueError("RAG_LLM_BASE_URL is set and RAG_LLM_MODEL is not: name the model to ask")
+        raise SettingsError("RAG_LLM_BASE_URL is set and RAG_LLM_MODEL is not: name the model to ask")
     key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
     return LlmSettings(settings.llm_base_url, settings.llm_model, key)
 

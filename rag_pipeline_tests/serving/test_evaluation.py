@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.models import ModelSpec
-from rag_pipeline.embeddings.registry import add_model
-from rag_pipeline.index.building import build_generation, cut_for, ensure_generation, fill_generation
+from rag_pipeline.index.building import cut_for
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving.evaluation import (
     Measured,
@@ -25,7 +23,7 @@ from rag_pipeline.serving.store import latest_evaluation, upsert_golden_query
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
 from rag_pipeline_tests.tiny_model import WORDS
-from rag_pipeline_tests.whole_run import bring_up
+from rag_pipeline_tests.whole_run import add_generation, bring_up
 
 
 @pytest.fixture
@@ -47,11 +45,7 @@ def serving(database: Database, settings: Settings, texts: dict[str, str]) -> Ge
 
 @pytest.fixture
 def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:
-    record = add_model(database, ModelSpec("other", f"model2vec:{other_tiny_model}"))
-    generation = ensure_generation(database, settings, record)
-    fill_generation(database, settings, generation)
-    build_generation(database, settings, generation)
-    return generation
+    return add_generation(database, settings, "other", other_tiny_model)
 
 
 def ask(database: Database, queries: list[JudgedQuery], mode: Mode) -> Measured:

@@ -9,7 +9,7 @@ import pytest
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import ModelSpec
 from rag_pipeline.embeddings.registry import add_model
-from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
+from rag_pipeline.index.building import ensure_generation, refresh_generation
 from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving.promotion import GateRefusedError, explain_refusal, promote, rollback
@@ -17,7 +17,7 @@ from rag_pipeline.serving.search import Searcher
 from rag_pipeline.serving.store import Promotable, insert_evaluation, list_promotions, read_serving
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import delete_texts, put_texts, read_served
-from rag_pipeline_tests.whole_run import bring_up
+from rag_pipeline_tests.whole_run import add_generation, bring_up
 
 
 @pytest.fixture
@@ -28,11 +28,7 @@ def serving(database: Database, settings: Settings) -> Generation:
 
 @pytest.fixture
 def candidate(database: Database, settings: Settings, serving: Generation, other_tiny_model: Path) -> Generation:
-    record = add_model(database, ModelSpec("other", f"model2vec:{other_tiny_model}"))
-    generation = ensure_generation(database, settings, record)
-    fill_generation(database, settings, generation)
-    build_generation(database, settings, generation)
-    return generation
+    return add_generation(database, settings, "other", other_tiny_model)
 
 
 def judge(database: Database, candidate: Generation, baseline: Generation | None, *, allows: bool) -> None:

@@ -18,21 +18,13 @@ from rag_pipeline.serving.retirement import retire_generation, retire_model, ret
 from rag_pipeline.serving.search import Searcher
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
-from rag_pipeline_tests.whole_run import bring_up
+from rag_pipeline_tests.whole_run import add_generation, bring_up
 
 
 @pytest.fixture
 def serving(database: Database, settings: Settings) -> Generation:
     put_texts(database, {"a": "red valve", "b": "blue pump"})
     return bring_up(database, settings)
-
-
-def add_generation(database: Database, settings: Settings, slug: str, directory: Path) -> Generation:
-    record = add_model(database, ModelSpec(slug, f"model2vec:{directory}"))
-    generation = ensure_generation(database, settings, record)
-    fill_generation(database, settings, generation)
-    build_generation(database, settings, generation)
-    return generation
 
 
 @pytest.fixture
