@@ -258,8 +258,8 @@ def search(
     as_json: bool,
 ) -> None:
     """Find chunks by meaning, by words, or by both."""
-    from rag_pipeline.serving.scope import parse_filters
-    from rag_pipeline.serving.search import Searcher, parse_time
+    from rag_pipeline.serving.scope import parse_filters, parse_time
+    from rag_pipeline.serving.search import Searcher
 
     with _database() as (settings, database):
         searcher = Searcher(database, ef_search=settings.ef_search)

@@ -18,8 +18,8 @@ from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import answer_question
 from rag_pipeline.serving.llm import LlmError
-from rag_pipeline.serving.scope import FilterError, parse_filters
-from rag_pipeline.serving.search import NothingServesError, Searcher, TimeError, parse_time
+from rag_pipeline.serving.scope import FilterError, TimeError, parse_filters, parse_time
+from rag_pipeline.serving.search import NothingServesError, Searcher
 from rag_pipeline.settings import Settings, SettingsError, load_settings
 
 MODES = ("hybrid", "vector", "lexical")

@@ -29,6 +29,7 @@ from rag_pipeline.serving.known_items import (
     score_weights,
     search_items,
 )
+from rag_pipeline.serving.legs import read_fusion_weight
 from rag_pipeline.serving.metrics import (
     Verdict,
     bootstrap_difference,
@@ -39,7 +40,7 @@ from rag_pipeline.serving.metrics import (
     reciprocal_rank,
 )
 from rag_pipeline.serving.questions import JudgedQuery
-from rag_pipeline.serving.search import Mode, Searcher, read_fusion_weight
+from rag_pipeline.serving.search import Mode, Searcher
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
 

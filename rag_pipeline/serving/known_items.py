@@ -18,8 +18,8 @@ from rag_pipeline.index.store import Generation
 from rag_pipeline.progress import track
 from rag_pipeline.serving import search_store, store
 from rag_pipeline.serving.fusion import fuse
+from rag_pipeline.serving.legs import complete_legs, read_query_terms, score_text
 from rag_pipeline.serving.questions import pick_sentence
-from rag_pipeline.serving.search import complete_legs, read_query_terms, score_text
 
 ITEMS = 250
 FEWEST = 20

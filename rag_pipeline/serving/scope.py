@@ -16,6 +16,10 @@ class FilterError(ValueError):
     """A `key=value` filter that cannot be read."""
 
 
+class TimeError(ValueError):
+    """A time that cannot be read."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """Whose documents, with which metadata, at which time (None: now, as the generation serves it)."""
@@ -34,6 +38,17 @@ def parse_filters(items: Sequence[str]) -> dict[str, str]:
             raise FilterError(f"{item!r} is not a filter: write key=value, as in --where region=eu")
         filters[key.strip()] = value
     return filters
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ISO 8601 time; without a zone it is this machine's. Raises `TimeError`."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise TimeError(f"{text!r} is not a time; write it as 2026-11-21 or 2026-11-21T12:00+01:00") from None
+    return moment if moment.tzinfo else moment.astimezone()
 
 
 def match_values(value: str) -> list[Any]:

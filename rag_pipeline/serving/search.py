@@ -1,7 +1,6 @@
 """Search: query -> vector leg and BM25 leg -> fusion -> hits in the documents the generation serves."""
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,13 +14,19 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import EmbeddingModel
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
-from rag_pipeline.index import lexical_store
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.delta_store import read_unindexed_texts
-from rag_pipeline.index.lexical import WeightedTerm, choose_terms, score_terms
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import search_store
 from rag_pipeline.serving.fusion import Fused, fuse
+from rag_pipeline.serving.legs import (
+    QueryTerms,
+    complete_legs,
+    read_ef_search,
+    read_fusion_weight,
+    read_query_terms,
+    score_text,
+)
 from rag_pipeline.serving.scope import Scope
 from rag_pipeline.serving.search_store import FoundHit
 
@@ -39,23 +44,8 @@ MOST_ATTEMPTS = 5
 TENANTS_KNOWN_SECONDS = 5.0
 
 
-class TimeError(ValueError):
-    """A time that cannot be read."""
-
-
 class NothingServesError(Exception):
     """No generation serves yet; the message says what to do."""
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """An ISO 8601 time; without a zone it is this machine's. Raises `TimeError`."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise TimeError(f"{text!r} is not a time; write it as 2026-11-21 or 2026-11-21T12:00+01:00") from None
-    return moment if moment.tzinfo else moment.astimezone()
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,7 @@ class Searcher:
             dropped = False
             try:
                 with self.database.connection() as connection:
-                    search = _Search(connection, opened, scope, k, self.ef_search)
+                    search = _Search(connection, opened, scope, k)
                     pointer, hits = search.run(mode, query, embedded)
             except psycopg.errors.UndefinedTable:
                 dropped = True  # retired and dropped between two statements
@@ -168,27 +158,32 @@ class Searcher:
             self._opened.pop(number, None)
             raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
         if number not in self._opened:
-            self._opened[number] = _Opened(generation, read_model_by_id(connection, generation.model_id))
+            self._opened[number] = _Opened(
+                generation, read_model_by_id(connection, generation.model_id), self.ef_search
+            )
         return self._opened[number]
-
-
-def read_fusion_weight(generation: Generation) -> float:
-    """The weight learned for a generation, or its recipe's before it was evaluated."""
-    return float(generation.metrics.get("fusion_weight", generation.recipe["fusion_weight"]))
 
 
 class _Opened:
     """A generation in use, with its model (loaded at the first query that needs it)."""
 
-    def __init__(self, generation: Generation, record: ModelRecord) -> None:
-        self.generation, self.record = generation, record
+    def __init__(self, generation: Generation, record: ModelRecord, least_ef_search: int) -> None:
+        self.generation, self.record, self._least_ef_search = generation, record, least_ef_search
         self.analyzer = open_analyzer(generation.stemmer)
         self._only_tenant: str | None = None
         self._looked_at = float("-inf")
-        self.fusion_weight = read_fusion_weight(generation)
+        self._model: EmbeddingModel | None = None
+        self._take_fitted(generation)
 
     def model(self) -> EmbeddingModel:
-        return open_checked_model(self.record)
+        if self._model is None:
+            self._model = open_checked_model(self.record)
+        return self._model
+
+    def _take_fitted(self, generation: Generation) -> None:
+        """What an evaluation or the recall watch fits, again and again, for a generation that serves."""
+        self.fusion_weight = read_fusion_weight(generation)
+        self.ef_search = read_ef_search(generation, self._least_ef_search)
 
     def has_only_tenant(self, connection: psycopg.Connection, tenant: str) -> bool:
         """Whether the table held rows of this tenant only, some seconds ago. An old answer costs depth, never
@@ -196,72 +191,18 @@ class _Opened:
         if time.monotonic() - self._looked_at > TENANTS_KNOWN_SECONDS:
             first, last = search_store.list_tenant_bounds(connection, self.generation)
             if (current := read_generation(connection, self.generation.id)) is not None:
-                self.fusion_weight = read_fusion_weight(current)  # an evaluation may have fitted it again
+                self._take_fitted(current)
             self._only_tenant = first if first == last else None
             self._looked_at = time.monotonic()
         return self._only_tenant == tenant
 
 
-@dataclass(frozen=True)
-class QueryTerms:
-    """The terms of a query to read, and what else BM25 needs. `names` are the terms by id."""
-
-    terms: list[WeightedTerm]
-    names: Mapping[int, str]
-    average_length: float
-
-
-def read_query_terms(connection: psycopg.Connection, generation: Generation, counts: Counter[str]) -> QueryTerms:
-    """Look the query's terms up in the generation's lexical index and choose which to read."""
-    statistics = lexical_store.read_lexical_statistics(connection, generation.chunker_id) if counts else None
-    if statistics is None:
-        return QueryTerms([], {}, 1.0)
-    known = lexical_store.read_terms(connection, generation.chunker_id, list(counts))
-    terms = choose_terms(counts, [(t.term, t.id, t.chunk_count) for t in known], statistics.chunk_count)
-    return QueryTerms(terms, {t.id: t.term for t in known}, statistics.average_length)
-
-
-def score_text(query_terms: QueryTerms, counts: Counter[str]) -> float:
-    """The BM25 score of a text that is not in the index."""
-    frequencies = [(term.weight, counts[query_terms.names[term.term_id]]) for term in query_terms.terms]
-    return score_terms(frequencies, counts.total(), query_terms.average_length)
-
-
-def complete_legs(
-    connection: psycopg.Connection,
-    generation: Generation,
-    vector: np.ndarray,
-    near: Mapping[int, float],
-    words: Mapping[int, float],
-    query_terms: QueryTerms,
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Give each chunk that one leg returned its score in the other leg too: fusion compares scores, and a chunk
-    just below a leg's cut is not worth 0 there. A chunk without any of the query's words stays out of BM25."""
-    without_vector = [chunk for chunk in words if chunk not in near]
-    without_words = [chunk for chunk in near if chunk not in words]
-    vectors, scores = dict(near), dict(words)
-    if without_vector:
-        vectors |= search_store.search_vectors_exactly(
-            connection, generation, vector, len(without_vector), without_vector
-        )
-    if without_words:
-        scores |= search_store.search_words(
-            connection,
-            generation,
-            query_terms.terms,
-            query_terms.average_length,
-            len(without_words),
-            chunk_ids=without_words,
-        )
-    return vectors, scores
-
-
 class _Search:
     """One search on one connection."""
 
-    def __init__(self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int, ef_search: int) -> None:
+    def __init__(self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int) -> None:
         self.connection, self.opened, self.generation = connection, opened, opened.generation
-        self.scope, self.k, self.ef_search = scope, k, ef_search
+        self.scope, self.k, self.ef_search = scope, k, opened.ef_search
         self._query_terms: QueryTerms | None = None
 
     def run(self, mode: Mode, query: str, vector: np.ndarray | None) -> tuple[int | None, list[Hit]]:
