@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     ef_search: int = Field(40, ge=10, le=1000, description="Least HNSW candidate list of a search")
     recall_target: float = Field(0.95, ge=0.5, le=1, description="recall@10 against exact search that ef_search holds")
     warm_seconds: float = Field(30, ge=0, description="Longest a promotion waits for serving processes to get ready")
-    query_log_share: float = Field(0.1, ge=0, le=1, description="Share of searches kept, to ask candidates too; 0: none")
+    query_log_share: float = Field(0.1, ge=0, le=1, description="Share of searches kept for replay; 0: none")
     query_log_days: float = Field(30, ge=0, description="How long they are kept")
 
     parser_workers: int = Field(2, ge=1, le=64, description="Parser processes")
