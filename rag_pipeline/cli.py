@@ -346,7 +346,7 @@ def evaluate(
 ) -> None:
     """nDCG@10, recall@100 and MRR on judged queries, over the whole retrieval path."""
     from rag_pipeline.progress import BarReporter, report_to
-    from rag_pipeline.serving.evaluation import format_run, measure
+    from rag_pipeline.serving.measuring import format_run, measure
     from rag_pipeline.serving.questions import read_queries
     from rag_pipeline.serving.search import Searcher
 
