@@ -112,3 +112,51 @@ def show_query(query: ComparedQuery) -> dict[str, Any]:
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean, 0 of nothing."""
     return float(np.mean(values)) if values else 0.0
+
+
+def list_figures(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, candidate, baseline, difference) of an evaluation's metrics as text; empty: nothing was compared."""
+    candidate, baseline = metrics.get("candidate") or {}, metrics.get("baseline") or {}
+    if not candidate:
+        return []
+    rows: list[tuple[str, str, str, str]] = []
+    for name, shown in (("ndcg_at_10", "nDCG@10"), ("recall_at_10", "recall@10"), ("mrr", "MRR")):
+        d = metrics["differences"][name]
+        between = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
+        rows.append((shown, f"{candidate[name]:.3f}", f"{baseline[name]:.3f}", between))
+    alone = metrics["vector_ndcg_at_10"]
+    rows.append(("nDCG@10, vectors alone", f"{alone[0]:.3f}", f"{alone[1]:.3f}", f"{alone[0] - alone[1]:+.3f}"))
+    for name in ("p50_ms", "p95_ms"):
+        ratio = f"{candidate[name] / baseline[name]:.2f} times" if baseline[name] else ""
+        rows.append((f"search {name[:3]}", f"{candidate[name]:.1f} ms", f"{baseline[name]:.1f} ms", ratio))
+    if hnsw := metrics.get("hnsw"):
+        now, was = (_show_recall(hnsw.get(side)) for side in ("candidate", "baseline"))
+        rows.append(("HNSW recall@10, at ef_search", now, was, ""))
+    moved = f"{metrics['queries_better']} better, {metrics['queries_worse']} worse"
+    rows.append(("queries", str(candidate["queries"]), str(baseline["queries"]), moved))
+    rows.append(("overlap of the first ten", f"{metrics['overlap_at_10']:.3f}", "", ""))
+    if shadow := metrics.get("shadow"):
+        same = f"the same first result in {shadow['same_first']:.0%}"
+        rows.append((f"{shadow['queries']} logged searches: overlap", f"{shadow['overlap_at_10']:.3f}", "", same))
+    return rows
+
+
+def list_soundness(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, figure) of the candidate by itself: coverage, vectors, index, what was fitted."""
+    rows = [
+        ("chunks with a vector", f"{metrics['embedded']:,} of {metrics['chunks']:,}"),
+        ("refused by the model", f"{metrics['refused']:,}"),
+        ("vectors without direction", f"{metrics['zero_vectors']:,}"),
+        ("documents waiting", f"{metrics['pending_documents']:,}"),
+        ("HNSW index", f"{'valid' if metrics['index_valid'] else 'invalid'}, {metrics['index_bytes'] / 2**20:,.1f} MB"),
+    ]
+    if fusion := metrics.get("fusion"):
+        rows.append(("share of vectors in fusion", f"{metrics['fusion_weight']} ({fusion['reason']})"))
+    if floor := metrics.get("floor"):
+        above = f"{floor['strangers_above']:.1%} of unrelated pairs lie above"
+        rows.append(("similarity floor", f"{floor['similarity']:.3f} ({above})"))
+    return rows
+
+
+def _show_recall(found: dict[str, Any] | None) -> str:
+    return f"{found['recall_at_10']:.3f} at {found['ef_search']}" if found else ""
