@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rag_pipeline.errors import ExpectedError, RefusedError
+
 if TYPE_CHECKING:
     from rag_pipeline.database.engine import Database
     from rag_pipeline.documents.store import DocumentRecord
@@ -24,56 +26,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose documents.")
 
 
-class Failure(click.ClickException):
-    """An expected failure: one sentence, exit code 1."""
-
-
-class Refused(click.ClickException):
-    """A gate said no: exit code 3."""
-
-    exit_code = 3
-
-
 @contextmanager
 def _expected_errors() -> Iterator[None]:
     """Turn the errors that users can do something about into one sentence; anything else keeps its traceback."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
-        raise
-    except Exception as error:
-        kind = _expected_kind(error)
-        if kind is None:
-            raise
-        raise kind(str(error)) from error
+    except ExpectedError as error:
+        _say(f"Error: {error}")
+        raise click.exceptions.Exit(error.exit_code) from error
     except BaseException as error:
         if type(error).__name__ not in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
             raise
         _say("Stopped. What was finished stays; the same command goes on from there.")
         raise click.Abort() from error
-
-
-def _expected_kind(error: Exception) -> type[click.ClickException] | None:
-    names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"GateRefusedError", "PruneRefusedError", "BudgetReachedError"}:
-        return Refused
-    usage = {"LocationError", "FilterError", "TimeError", "QueryFileError", "UnknownModelError", "SlugTakenError"}
-    if names & {*usage, "BudgetError"}:
-        return click.UsageError
-    expected = {
-        "SettingsError",
-        "DatabaseError",
-        "EmbeddedServerError",
-        "MigrationError",
-        "ModelError",
-        "LlmError",
-        "NothingServesError",
-        "BuildBusyError",
-        "UnknownStemmerError",
-        "RunFailedError",
-    }
-    # LookupError itself is ours; its subclasses KeyError and IndexError would be defects
-    return Failure if names & expected or type(error) is LookupError else None
 
 
 class Group(click.Group):
@@ -212,7 +177,7 @@ def diff(document: str, versions: tuple[int, ...]) -> None:
         found = _find_documents(connection, document)[0]
         known = [v.ordinal for v in read_history(connection, found.id)]
         if len(known) < 2 and not versions:
-            raise Failure(f"{found.uri} has one version; there is nothing to compare it with")
+            raise ExpectedError(f"{found.uri} has one version; there is nothing to compare it with")
         left, right = versions or (known[-2], known[-1])
         old, new = read_version(connection, found.id, left), read_version(connection, found.id, right)
     if old is None or new is None:
@@ -570,7 +535,7 @@ def model_swap(
         )
     _say(f"generation {outcome['generation']}: verdict {outcome['verdict']}: {outcome['reason']}")
     if auto_promote and not outcome["promoted"]:
-        raise Refused(
+        raise RefusedError(
             f"Not promoted. See the evidence: rag status; override: rag model promote {slug} --force --reason …"
         )
     _say("it serves now" if outcome["promoted"] else f"let it serve with: rag model promote {slug}")
@@ -595,7 +560,7 @@ def model_promote(slug: str, force: bool, reason: str) -> None:
                 g for g in list_generations(connection, ["ready", "soaking", "serving"]) if g.model_id == record.id
             ]
         if not candidates:
-            raise Refused(f"No generation of {slug} is ready; build it with: rag model swap {slug}")
+            raise RefusedError(f"No generation of {slug} is ready; build it with: rag model swap {slug}")
         promote(database, candidates[-1].id, actor=_actor(), reason=reason or "promoted by hand", force=force)
     _say(f"generation {candidates[-1].id} ({slug}) serves")
 

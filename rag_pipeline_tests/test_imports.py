@@ -11,6 +11,8 @@ import rag_pipeline
 ROOT = Path(rag_pipeline.__file__).parent
 STAGES = ("documents", "versions", "chunks", "embeddings", "index", "serving")
 SHELL = {"cli", "definitions", "automation"}
+# What every module may import, and what of ours each of them may import itself.
+GROUND = {"errors": set[str](), "progress": set[str](), "settings": {"errors"}}
 # What only stores, and what runs a whole step, may import.
 DATABASE = {"psycopg", "sqlalchemy", "aiosql"}
 CONTROL = {"dagster", "dagster_postgres"}
@@ -27,6 +29,7 @@ STEPS = {
     "index.planning": "reads what a swap would take",
     "index.reconciliation": "its comparisons are SQL composed per table",
     "serving.search": "one search on one connection",
+    "serving.legs": "the legs of that search, on the same connection",
     "serving.known_items": "asks the legs of one generation on one connection",
     "serving.evaluation": "measures and records a verdict",
     "serving.retirement": "one transaction per step of a retirement, so that it resumes",
@@ -104,6 +107,11 @@ def test_a_stage_imports_no_later_stage_and_no_shell(module: str) -> None:
         assert other is None or other <= stage, f"{module} imports {imported}, a later stage"
         assert imported.split(".")[0] not in SHELL, f"{module} imports {imported}, the shell"
         assert not is_asset_shell(imported), f"{module} imports {imported}, the shell"
+
+
+@pytest.mark.parametrize("module", GROUND)
+def test_what_everything_may_import_stands_on_nothing_else(module: str) -> None:
+    assert list_own_imports(MODULES[module]) <= GROUND[module]
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if is_asset_shell(m) and stage_of(m) is not None])

@@ -11,6 +11,7 @@ import numpy as np
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_coverage, read_model_by_id
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import (
     Generation,
     count_pending,
@@ -181,7 +182,7 @@ def _fit_weight(database: Database, settings: Settings, generation: Generation) 
         merge_metrics(connection, generation.id, {"fusion_weight": choice.weight, "fusion": figures})
         fitted = read_generation(connection, generation.id)
     if fitted is None:
-        raise LookupError(f"generation {generation.id} was deleted while it was evaluated")
+        raise MissingError(f"generation {generation.id} was deleted while it was evaluated")
     return fitted, items
 
 
@@ -282,7 +283,7 @@ def _record(
         )
         evaluation = store.latest_evaluation(connection, generation.id)
     if evaluation is None:
-        raise LookupError(f"the evaluation of generation {generation.id} vanished while it was written")
+        raise MissingError(f"the evaluation of generation {generation.id} vanished while it was written")
     return evaluation
 
 

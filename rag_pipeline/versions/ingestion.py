@@ -22,6 +22,7 @@ from rag_pipeline.documents.parser_pool import ParserPool
 from rag_pipeline.documents.parsing import ParseFailure, ParseRequest
 from rag_pipeline.documents.rows import BadRow, Row, clean_text, hash_row, read_rows
 from rag_pipeline.documents.store import Incoming
+from rag_pipeline.errors import RefusedError
 from rag_pipeline.progress import track
 from rag_pipeline.settings import Settings
 from rag_pipeline.versions.changes import decide_change
@@ -63,7 +64,7 @@ class IngestReport:
         self.failures += other.failures
 
 
-class PruneRefusedError(Exception):
+class PruneRefusedError(RefusedError):
     """Pruning would delete everything; the message says what was found and how to mean it."""
 
 
