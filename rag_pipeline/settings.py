@@ -17,10 +17,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from rag_pipeline.errors import ExpectedError
+
 TOML_FILE = "rag.toml"
 
 
-class SettingsError(Exception):
+class SettingsError(ExpectedError):
     """A setting has a value that cannot be used; the message names it, its origin and what is allowed."""
 
 

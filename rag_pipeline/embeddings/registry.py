@@ -16,15 +16,16 @@ from rag_pipeline.embeddings.fingerprint import (
 from rag_pipeline.embeddings.models import EmbeddingModel, ModelRefused, ModelSpec, load_model
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
+from rag_pipeline.errors import MisuseError
 
 MODEL_LOCK = 7461002
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(MisuseError, LookupError):
     """No model of that slug; the message lists those there are."""
 
 
-class SlugTakenError(Exception):
+class SlugTakenError(MisuseError):
     """The slug names another model already."""
 
 

@@ -13,6 +13,7 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.filling import EmbeddingReport, embed_missing
 from rag_pipeline.embeddings.registry import open_counter
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
+from rag_pipeline.errors import ExpectedError, MissingError
 from rag_pipeline.index import store
 from rag_pipeline.index.applying import apply_changes, load_generation
 from rag_pipeline.index.delta_store import Moved
@@ -24,7 +25,7 @@ from rag_pipeline.settings import Settings
 SPILL_NOTICE = "no longer fits into maintenance_work_mem"
 
 
-class BuildBusyError(Exception):
+class BuildBusyError(ExpectedError):
     """Another generation is building; one builds at a time."""
 
 
@@ -105,7 +106,7 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
 def _read(connection: psycopg.Connection, number: int) -> Generation:
     generation = store.read_generation(connection, number)
     if generation is None:
-        raise LookupError(f"There is no generation {number}")
+        raise MissingError(f"There is no generation {number}; see `rag status`")
     return generation
 
 

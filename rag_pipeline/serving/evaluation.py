@@ -11,6 +11,7 @@ import psycopg
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_coverage, read_model_by_id
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import (
     Generation,
     count_pending,
@@ -157,7 +158,7 @@ def _fit(
         merge_metrics(connection, generation.id, fitted)
         now = read_generation(connection, generation.id)
     if now is None:
-        raise LookupError(f"generation {generation.id} was deleted while it was evaluated")
+        raise MissingError(f"generation {generation.id} was deleted while it was evaluated")
     return now
 
 
@@ -327,5 +328,5 @@ def _record(
         store.insert_evaluation_queries(connection, number, queries)
         evaluation = store.latest_evaluation(connection, generation.id)
     if evaluation is None:
-        raise LookupError(f"the evaluation of generation {generation.id} vanished while it was written")
+        raise MissingError(f"the evaluation of generation {generation.id} vanished while it was written")
     return evaluation

@@ -3,12 +3,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.partitions.context import partition_loading_context
 
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.schedules import hourly_ingest, nightly_embedding_sweep, nightly_evaluation
-from rag_pipeline.definitions import defs
-from rag_pipeline_tests.automation.conftest import obey
+from rag_pipeline_tests.automation.conftest import evaluate, obey
 
 Fire = Callable[[dg.ScheduleDefinition], list[dg.RunRequest]]
 AT = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
@@ -25,20 +23,12 @@ def on_disk() -> Iterator[dg.DagsterInstance]:
 def fire(on_disk: dg.DagsterInstance, instance: dg.DagsterInstance, pipeline: Pipeline) -> Fire:
     """Evaluate a schedule as the daemon does, with the partitions of this test's instance."""
 
-    def evaluate(schedule: dg.ScheduleDefinition) -> list[dg.RunRequest]:
+    def fire(schedule: dg.ScheduleDefinition) -> list[dg.RunRequest]:
         on_disk.add_dynamic_partitions("embedding_model", instance.get_dynamic_partitions("embedding_model"))
-        with (
-            partition_loading_context(dynamic_partitions_store=on_disk),
-            dg.build_schedule_context(
-                instance=on_disk,
-                scheduled_execution_time=AT,
-                resources={"pipeline": pipeline},
-                repository_def=defs.get_repository_def(),
-            ) as context,
-        ):
-            return list(schedule.evaluate_tick(context).run_requests or [])
+        more = {"scheduled_execution_time": AT, "resources": {"pipeline": pipeline}}
+        return list(evaluate(schedule, dg.build_schedule_context, on_disk, **more).run_requests or [])
 
-    return evaluate
+    return fire
 
 
 @pytest.mark.parametrize("schedule", [hourly_ingest, nightly_embedding_sweep, nightly_evaluation])

@@ -248,9 +248,6 @@ select count(*) from (
     where i.chunker_id = :chunker_id and (i.chunk_count, i.total_length) <> (l.chunks, l.length)
 ) w;
 
--- name: forget_words!
-delete from rag.lexical_chunk where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
-
 -- name: forget_postings!
 delete from rag.posting where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
 
