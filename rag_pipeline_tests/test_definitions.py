@@ -36,6 +36,8 @@ JOBS = {
     "reconcile": set(),
     "answer_queries": set(),
     "retire_generations": set(),
+    "register_model": set(),
+    "roll_back": set(),
 }
 
 

@@ -6,7 +6,8 @@ import dagster as dg
 
 from rag_pipeline.automation.partitions import WORK_TAG
 from rag_pipeline.documents.assets import DOCUMENTS
-from rag_pipeline.serving.ops import answer_queries, retire_soaked_generations
+from rag_pipeline.embeddings.ops import register_model
+from rag_pipeline.serving.ops import answer_queries, retire_soaked_generations, roll_back
 
 READING = {WORK_TAG: "documents"}
 MODELLING = {WORK_TAG: "models"}
@@ -69,6 +70,16 @@ def retire_generations_job() -> None:
     retire_soaked_generations()
 
 
+@dg.job(name="register_model", tags=MODELLING, description="Register an embedding model; the sensor embeds with it.")
+def register_model_job() -> None:
+    register_model()
+
+
+@dg.job(name="roll_back", tags=MOVING, description="Let the previous generation serve again; nothing written is lost.")
+def roll_back_job() -> None:
+    roll_back()
+
+
 JOBS: list[Any] = [
     ingest,
     embed_model,
@@ -79,6 +90,8 @@ JOBS: list[Any] = [
     reconcile,
     answer_queries_job,
     retire_generations_job,
+    register_model_job,
+    roll_back_job,
 ]
 
 

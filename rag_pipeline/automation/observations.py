@@ -11,7 +11,7 @@ from rag_pipeline.documents.store import SourceRecord, list_sources
 from rag_pipeline.embeddings.store import ModelRecord, list_models, missing_chunks, read_coverage
 from rag_pipeline.index.building import choose_chunker, recipe_of
 from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations
-from rag_pipeline.serving.store import latest_evaluation, read_serving
+from rag_pipeline.serving.store import latest_comparison, read_serving
 
 SourceGroup = tuple[str, str, bool]
 
@@ -72,12 +72,12 @@ def _is_built_as_set(pipeline: Pipeline, generation: Generation, model: ModelRec
 
 
 def read_candidates(pipeline: Pipeline) -> tuple[list[Candidate], int | None]:
-    """Generations that may serve with the latest verdict on each, and which one serves."""
+    """Generations that may serve, which one does, and the latest verdict on each against that one."""
     with pipeline.database.connection() as connection:
         serving = read_serving(connection)
         candidates = []
         for g in list_generations(connection, KEPT_CURRENT):
-            verdict = latest_evaluation(connection, g.id)
+            verdict = latest_comparison(connection, g.id, serving.generation_id if serving else None)
             candidates.append(
                 Candidate(
                     g.id,

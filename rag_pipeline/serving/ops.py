@@ -9,6 +9,7 @@ from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import Answer, answer_question
+from rag_pipeline.serving.promotion import rollback
 from rag_pipeline.serving.retirement import retire_soaked
 from rag_pipeline.serving.search import Searcher, SearchResult
 
@@ -96,3 +97,17 @@ def retire_soaked_generations(context: dg.OpExecutionContext, pipeline: dg.Resou
             "generations": dg.MetadataValue.md(make_table(["generation", "model", "was", "words dropped"], rows)),
         }
     )
+
+
+class RollbackConfig(dg.Config):
+    """Who rolls back and why: it is recorded."""
+
+    actor: str = "dagster"
+    reason: str = "rolled back from Dagster"
+
+
+@dg.op
+def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    """Let the previous generation serve again, with everything written since."""
+    number = rollback(pipeline.database, actor=config.actor, reason=config.reason)
+    context.add_output_metadata({"generation": number, "reason": config.reason})

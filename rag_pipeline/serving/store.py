@@ -100,8 +100,8 @@ def latest_evaluation(connection: psycopg.Connection, generation_id: int) -> Eva
     return Evaluation(*row) if row else None
 
 
-def latest_comparison(connection: psycopg.Connection, generation_id: int, baseline_id: int) -> Evaluation | None:
-    """The newest verdict on a generation against a certain other one, or None."""
+def latest_comparison(connection: psycopg.Connection, generation_id: int, baseline_id: int | None) -> Evaluation | None:
+    """The newest verdict on a generation against a certain other one (None: made while nothing served), or None."""
     row = QUERIES.latest_comparison(connection, generation_id=generation_id, baseline_id=baseline_id)
     return Evaluation(*row) if row else None
 

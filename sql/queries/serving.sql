@@ -14,10 +14,10 @@ order by id desc
 limit 1;
 
 -- name: latest_comparison^
--- The newest verdict on one generation against a certain other one.
+-- The newest verdict on one generation against a certain other one, or against none.
 select id, generation_id, baseline_id, verdict, allows, reason, metrics, created_at
 from rag.evaluation
-where generation_id = :generation_id and baseline_id = :baseline_id
+where generation_id = :generation_id and baseline_id is not distinct from :baseline_id::int
 order by id desc
 limit 1;
 
