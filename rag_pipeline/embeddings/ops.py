@@ -19,7 +19,7 @@ class ModelConfig(dg.Config):
     weights_sha256: str | None = None
 
 
-@dg.op
+@dg.op(name="register")
 def register_model(context: dg.OpExecutionContext, config: ModelConfig, pipeline: dg.ResourceParam[Pipeline]) -> None:
     """Register a model and probe it once; `embedding_model_sensor` goes on from there. Nothing is embedded here."""
     record = add_model(pipeline.database, ModelSpec(**config.model_dump()))

@@ -106,7 +106,7 @@ class RollbackConfig(dg.Config):
     reason: str = "rolled back from Dagster"
 
 
-@dg.op
+@dg.op(name="rollback")
 def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, pipeline: dg.ResourceParam[Pipeline]) -> None:
     """Let the previous generation serve again, with everything written since."""
     number = rollback(pipeline.database, actor=config.actor, reason=config.reason)

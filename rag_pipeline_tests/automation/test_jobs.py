@@ -28,12 +28,12 @@ def test_a_model_is_registered_and_rolled_back_from_the_launchpad(
     pipeline: Pipeline, instance: dg.DagsterInstance, served: IngestRunResult, other_tiny_model: Path
 ) -> None:
     source = f"model2vec:{other_tiny_model}"
-    launch(pipeline, instance, "register_model", "register_model", {"slug": "other", "source": source})
+    launch(pipeline, instance, "register_model", "register", {"slug": "other", "source": source})
     assert find_model(pipeline.database, "other").state == "probed"
     auto = pipeline.settings.model_copy(update={"not_worse_margin": 1.0})
     outcome = run_model_swap(auto, "other", promote=True, instance=instance)
     assert outcome["promoted"], outcome["reason"]
-    launch(pipeline, instance, "roll_back", "roll_back", {"actor": "Ada", "reason": "complaints"})
+    launch(pipeline, instance, "roll_back", "rollback", {"actor": "Ada", "reason": "complaints"})
     with pipeline.database.connection() as connection:
         serving, last = read_serving(connection), list_promotions(connection)[-1]
     assert serving is not None
@@ -48,4 +48,4 @@ def test_a_model_is_registered_and_rolled_back_from_the_launchpad(
 @pytest.mark.usefixtures("served")
 def test_a_rollback_to_nothing_fails_with_the_gate_s_reason(pipeline: Pipeline, instance: dg.DagsterInstance) -> None:
     with pytest.raises(GateRefusedError, match="nothing to roll back to"):
-        launch(pipeline, instance, "roll_back", "roll_back", {})
+        launch(pipeline, instance, "roll_back", "rollback", {})
