@@ -170,6 +170,11 @@ def list_served_chunks(connection: psycopg.Connection, generation: Generation, c
     return {row[0] for row in rows}
 
 
+def forget_old_queries(connection: psycopg.Connection, days: float) -> int:
+    """Delete the logged queries that are older than so many days; returns how many."""
+    return int(QUERIES.forget_old_queries(connection, days=days))
+
+
 def list_golden_queries(connection: psycopg.Connection, tenant: str) -> list[tuple[str, str, dict[str, float]]]:
     """(query id, text, relevant) of the judged queries users keep in the database."""
     return list(QUERIES.list_golden_queries(connection, tenant=tenant))
