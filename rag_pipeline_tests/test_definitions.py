@@ -24,6 +24,7 @@ CHECKS = {
     "embeddings:vectors_are_sound",
     "hnsw_index:index_is_valid",
     "hnsw_index:index_is_used",
+    "hnsw_index:recall_holds",
     "serving_index:index_matches_documents",
 }
 JOBS = {
@@ -36,6 +37,7 @@ JOBS = {
     "reconcile": set(),
     "answer_queries": set(),
     "retire_generations": set(),
+    "watch_recall": set(),
 }
 
 

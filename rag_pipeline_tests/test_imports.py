@@ -28,6 +28,7 @@ STEPS = {
     "index.reconciliation": "its comparisons are SQL composed per table",
     "serving.search": "one search on one connection",
     "serving.known_items": "asks the legs of one generation on one connection",
+    "serving.recall_watch": "asks the HNSW index and the whole table of one generation on one connection",
     "serving.evaluation": "measures and records a verdict",
     "serving.retirement": "one transaction per step of a retirement, so that it resumes",
     "serving.promotion": "moves the pointer in one transaction",

@@ -1,7 +1,11 @@
 """How runs show what they did: Markdown tables, rates, one small plot. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LONGEST_CELL = 100
 
@@ -48,10 +52,6 @@ def plot_metrics(metrics: Mapping[str, Any]) -> str | None:
     candidate, baseline = metrics.get("candidate") or {}, metrics.get("baseline") or {}
     if not candidate:
         return None
-    import base64
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 2.2), layout="constrained")
@@ -65,6 +65,37 @@ def plot_metrics(metrics: Mapping[str, Any]) -> str | None:
     axes.set_xticks([place + width * (len(sides) - 1) / 2 for place in range(len(COMPARED))], COMPARED)
     axes.set_ylim(0, 1.1)
     axes.legend(fontsize=7, loc="lower right")
+    return embed_figure(figure, "metrics")
+
+
+def plot_over_time(
+    lines: Mapping[str, Sequence[tuple[datetime, float]]], steps: Sequence[tuple[datetime, float]], target: float
+) -> str | None:
+    """recall@10 by scope over time with its target, and ef_search below; None before the first measurement."""
+    if not lines:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for label, points in lines.items():
+        upper.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=label)
+    upper.axhline(target, color="grey", linestyle="--", linewidth=1, label=f"target {target:g}")
+    upper.set_ylabel("recall@10")
+    upper.legend(fontsize=7, loc="lower left")
+    lower.step(*zip(*steps, strict=True), where="post", marker="o", markersize=3, linewidth=1)
+    lower.set_ylabel("ef_search")
+    figure.autofmt_xdate()
+    return embed_figure(figure, "recall over time")
+
+
+def embed_figure(figure: "Figure", label: str) -> str:
+    """A drawn figure as an inline PNG in Markdown."""
+    import base64
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)  # type: ignore[no-untyped-call]
-    return f"![metrics](data:image/png;base64,{base64.b64encode(image.getvalue()).decode()})"
+    return f"![{label}](data:image/png;base64,{base64.b64encode(image.getvalue()).decode()})"

@@ -164,9 +164,7 @@ def judge_recall(figures: Sequence[RecallFigure], target: float) -> RecallState:
             f"{f.scope}{f' {f.subject}' if f.subject else ''} {f.recall_at_10:.3f} at ef_search {f.ef_search}"
             for f in bad
         )
-        return RecallState(
-            False, worst.recall_at_10 < target - FAR_BELOW, f"recall@{K} is below {target:g}: {named}"
-        )
+        return RecallState(False, worst.recall_at_10 < target - FAR_BELOW, f"recall@{K} is below {target:g}: {named}")
     measured = [f for f in figures if f.queries]
     if not measured:
         return RecallState(True, False, "no query to measure recall with")

@@ -58,6 +58,19 @@ class Watched:
     seconds: float = 0.0
     failure: str | None = None
 
+    @property
+    def holds(self) -> bool:
+        """Whether it was measured, and the target holds."""
+        return self.choice is not None and self.choice.holds
+
+    def describe(self) -> str:
+        """One line for a log: the ef_search, what it was, and why."""
+        name = f"generation {self.generation.id} ({self.generation.model}, {self.generation.state})"
+        if self.choice is None:
+            return f"{name}: recall was not measured: {self.failure}"
+        was = "" if self.before == self.choice.ef_search else f", was {self.before}"
+        return f"{name}: ef_search {self.choice.ef_search}{was}; {self.choice.reason}"
+
 
 def watch_recall(database: Database, settings: Settings, generation: int | None = None) -> list[Watched]:
     """Measure every generation that serves or is ready (or the one of that number), set its ef_search and record it.
