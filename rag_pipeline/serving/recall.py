@@ -139,10 +139,12 @@ def choose_filters(values: Sequence[FilterShare], wanted: Sequence[float] = SHAR
 
 
 def choose_tenants(sizes: Sequence[tuple[str, int]], most: int = 3) -> list[str]:
-    """The smallest tenants that have a whole page of chunks, in a table that others share; sizes: (tenant, chunks)."""
-    if len(sizes) < 2:
-        return []
-    large_enough = sorted((count, tenant) for tenant, count in sizes if count >= K)
+    """The smallest tenants that have a whole page of chunks and share their table with at least as many of others'.
+
+    sizes: (tenant, chunks).
+    """
+    total = sum(count for _, count in sizes)
+    large_enough = sorted((count, tenant) for tenant, count in sizes if K <= count <= total / 2)
     return [tenant for _, tenant in large_enough[:most]]
 
 

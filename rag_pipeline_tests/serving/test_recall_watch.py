@@ -137,9 +137,7 @@ def test_filters_and_small_tenants_are_measured_by_the_path_a_search_takes(
         ("filtered", "default: tenth=0", 40, 1.0),  # few enough to be compared one by one
         ("filtered", "default: hundredth=h0", 40, 1.0),
         ("tenant", "small", 40, 1.0),
-        ("tenant", "default", 400, figures[3].recall_at_10),
     ]
-    assert figures[3].recall_at_10 < 1
     monkeypatch.setattr(search, "MOST_EXACT", 100)
     tenth = measure_scopes(graph.database, graph.generation, graph.vectors, 40)[0]
     assert (tenth.subject, tenth.ef_search) == ("default: tenth=0", 400)
@@ -163,7 +161,7 @@ def test_a_watch_records_what_it_measured_and_tells_the_doctor(graph: Graph, tar
     assert watched.holds
     assert f"ef_search {watched.choice.ef_search}" in watched.describe()  # type: ignore[union-attr]
     rows = read_latest_recall_of(graph)
-    assert [row.figure.scope for row in rows] == ["all", "filtered", "filtered", "tenant", "tenant"]
+    assert [row.figure.scope for row in rows] == ["all", "filtered", "filtered", "tenant"]
     assert rows[0].recall_at_10 == pytest.approx(watched.figures[0].recall_at_10, abs=1e-6)
     assert find_recall(graph.database, target, graph.generation).good
     wanted = target.model_copy(update={"recall_target": 1.0})
