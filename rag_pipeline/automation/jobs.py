@@ -7,7 +7,12 @@ import dagster as dg
 from rag_pipeline.automation.partitions import WORK_TAG
 from rag_pipeline.documents.assets import DOCUMENTS
 from rag_pipeline.embeddings.ops import register_model
-from rag_pipeline.serving.ops import answer_queries, retire_soaked_generations, roll_back
+from rag_pipeline.serving.ops import (
+    answer_queries,
+    retire_soaked_generations,
+    roll_back,
+    watch_recall_of_generations,
+)
 
 READING = {WORK_TAG: "documents"}
 MODELLING = {WORK_TAG: "models"}
@@ -80,6 +85,11 @@ def roll_back_job() -> None:
     roll_back()
 
 
+@dg.job(name="watch_recall", tags=MODELLING, description="Measure HNSW against exact search, and set ef_search.")
+def watch_recall_job() -> None:
+    watch_recall_of_generations()
+
+
 JOBS: list[Any] = [
     ingest,
     embed_model,
@@ -92,12 +102,18 @@ JOBS: list[Any] = [
     retire_generations_job,
     register_model_job,
     roll_back_job,
+    watch_recall_job,
 ]
 
 
 def ingest_config(locations: list[dict[str, Any]], prune: bool) -> dict[str, Any]:
     """Run config of `ingest`; no locations: every registered source."""
     return {"ops": {"read_documents": {"config": {"locations": locations, "prune": prune}}}}
+
+
+def rebuild_config(generation: int) -> dict[str, Any]:
+    """Run config of `build_index` for a fresh index beside this generation."""
+    return {"ops": {"hnsw_index": {"config": {"rebuild_of": generation}}}}
 
 
 def promotion_config(actor: str, reason: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def apply_changes(database: Database, generation: Generation) -> Moved:
             moved = delta_store.move_documents(connection, generation, taken)
             _apply_words(connection, generation)
             delta_store.finish_pending(connection)
+            if moved.inserted or moved.deleted:
+                store.count_churn(connection, generation.id, moved.inserted, moved.deleted)
         documents += moved.documents
         inserted += moved.inserted
         deleted += moved.deleted

@@ -75,10 +75,11 @@ def recipe_of(settings: Settings) -> dict[str, Any]:
     return {"index": index.to_json(), "stemmer": settings.stemmer, "fusion_weight": settings.fusion_weight}
 
 
-def ensure_generation(database: Database, settings: Settings, model: ModelRecord) -> Generation:
-    """The active generation of this model and the settings' recipe, created if there is none.
+def ensure_generation(database: Database, settings: Settings, model: ModelRecord, *, newer_than: int = 0) -> Generation:
+    """The newest active generation of this model and the settings' recipe, created if there is none.
 
-    Raises `BuildBusyError` while another one builds.
+    `newer_than`: one up to that number does not count; its rebuild is asked for. Asking again finds the same
+    rebuild, so a retry makes no second one. Raises `BuildBusyError` while another one builds.
     """
     with database.transaction() as connection:
         connection.execute("lock table rag.generation in share row exclusive mode")
@@ -87,9 +88,7 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
         chunker = choose_chunker(connection, settings, model, serving)
         recipe = recipe_of(settings)
         for generation in reversed(active):
-            if (generation.model_id, generation.chunker_id) == (model.id, chunker.id) and (
-                generation.recipe["index"] == recipe["index"] and generation.stemmer == recipe["stemmer"]
-            ):
+            if generation.id > newer_than and is_generation_of(generation, model, chunker.id, recipe):
                 return generation
         if building := [g for g in active if g.state == "building"]:
             raise BuildBusyError(
@@ -101,6 +100,15 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
         number = store.create_generation(connection, model.id, chunker.id, dimension, recipe)
     with database.connection() as connection:
         return _read(connection, number)
+
+
+def is_generation_of(generation: Generation, model: ModelRecord, chunker_id: int, recipe: dict[str, Any]) -> bool:
+    """Whether a generation has this model, chunker and index recipe; a fusion weight is fitted, not built."""
+    return (
+        (generation.model_id, generation.chunker_id) == (model.id, chunker_id)
+        and generation.recipe["index"] == recipe["index"]
+        and generation.stemmer == recipe["stemmer"]
+    )
 
 
 def _read(connection: psycopg.Connection, number: int) -> Generation:
@@ -166,6 +174,8 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
                 "rows_at_build": rows,
                 "index_bytes": report.index_bytes,
                 "spilled": report.spilled,
+                "inserted": 0,
+                "deleted": 0,
             },
         )
     return report

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import psycopg
 
 from rag_pipeline.database.engine import Database
@@ -45,6 +46,7 @@ from rag_pipeline.serving.legs import read_ef_search, read_fusion_weight
 from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.metrics import Verdict, judge_legs
 from rag_pipeline.serving.questions import JudgedQuery
+from rag_pipeline.serving.recall_watch import fit_ef_search
 from rag_pipeline.serving.search import Mode, Searcher
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
@@ -52,6 +54,7 @@ from rag_pipeline.settings import Settings
 # Under this many judged queries an interval says little: known items decide then.
 FEWEST_GOLDEN = 10
 SHADOWS = 200
+RECALL_QUERIES = 100
 
 
 def evaluate_candidate(
@@ -75,9 +78,11 @@ def evaluate_candidate(
     else:
         asked = _ask_known_items(database, settings, generation)
         generation = _fit(database, settings, generation, asked, metrics)
+        metrics["hnsw"] = {"candidate": _fit_recall(database, settings, generation, asked)}
         if baseline is None:
             verdict = Verdict("first", True, "nothing serves that it could be compared with")
         else:
+            metrics["hnsw"]["baseline"] = baseline.metrics.get("recall")
             verdict, queries = _compare(database, settings, generation, baseline, asked, metrics)
     metrics["evaluated_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return _record(database, generation, baseline, verdict, metrics, queries)
@@ -160,6 +165,18 @@ def _fit(
     if now is None:
         raise MissingError(f"generation {generation.id} was deleted while it was evaluated")
     return now
+
+
+def _fit_recall(database: Database, settings: Settings, generation: Generation, asked: _Asked) -> dict[str, Any] | None:
+    """Set the candidate's ef_search so that it holds the recall target from its first search on; what was found."""
+    if not asked.legs:
+        return None
+    choice, _ = fit_ef_search(database, settings, generation, _list_queries(asked.legs))
+    return {**choice.figure.to_json(), "reason": choice.reason}
+
+
+def _list_queries(legs: dict[int, Legs]) -> np.ndarray:
+    return np.stack([leg.query for leg in list(legs.values())[:RECALL_QUERIES]])
 
 
 def _compare(

@@ -49,13 +49,15 @@ class Legs:
     """What both legs return for an item's query, with the item's chunks as they are without the sentence.
 
     `document_of` names one document of each chunk; of a chunk that several hold, the item's where it is one.
-    `likeness` is the cosine of the query and its own chunk, `stranger` that of the query and another item's.
+    `query` (dimension,) is the sentence embedded; `likeness` its cosine with its own chunk, `stranger` that with
+    another item's.
     """
 
     document: int
     vector: Mapping[int, float]
     lexical: Mapping[int, float]
     document_of: Mapping[int, int]
+    query: np.ndarray
     likeness: float = 0.0
     stranger: float = 0.0
     milliseconds: float = 0.0
@@ -172,6 +174,7 @@ def search_items(
                     near,
                     words,
                     choose_documents(item.document, holders),
+                    query,
                     max(own.values()),
                     cosine(query, stranger),
                     milliseconds,

@@ -237,6 +237,11 @@ def list_holders(
     return dict(rows)
 
 
+def forget_old_queries(connection: psycopg.Connection, days: float) -> int:
+    """Delete the logged queries that are older than so many days; returns how many."""
+    return int(QUERIES.forget_old_queries(connection, days=days))
+
+
 def list_golden_queries(connection: psycopg.Connection) -> list[tuple[str, str, str, dict[str, float]]]:
     """(tenant, query id, text, relevant) of the judged queries users keep in the database."""
     return list(QUERIES.list_golden_queries(connection))
