@@ -31,6 +31,7 @@ STEPS = {
     "serving.search": "one search on one connection",
     "serving.legs": "the legs of that search, on the same connection",
     "serving.known_items": "asks the legs of one generation on one connection",
+    "serving.comparison": "finds both sides on one connection",
     "serving.evaluation": "measures and records a verdict",
     "serving.retirement": "one transaction per step of a retirement, so that it resumes",
     "serving.promotion": "moves the pointer in one transaction",

@@ -21,7 +21,7 @@ def main() -> None:
 
 @click.group()
 def model() -> None:
-    """Embedding models: add, plan, swap, roll back."""
+    """Embedding models: add, plan, swap, compare, roll back."""
 
 
 @click.group()
@@ -31,7 +31,7 @@ def golden() -> None:
 
 for command in (models.add, models.distil, models.list_):
     model.add_command(command)
-for command in (swaps.plan, swaps.swap, swaps.promote, swaps.rollback, swaps.retire):
+for command in (swaps.plan, swaps.swap, swaps.compare, swaps.promote, swaps.rollback, swaps.retire):
     model.add_command(command)
 golden.add_command(care.golden_add)
 for command in (documents.ingest, documents.history, documents.diff, serving.search, serving.ask, serving.evaluate):

@@ -116,7 +116,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """nDCG@10, recall@100 and MRR on judged queries, over the whole retrieval path."""
-    from rag_pipeline.serving.evaluation import format_run, measure
+    from rag_pipeline.serving.measuring import format_run, measure
     from rag_pipeline.serving.questions import read_queries
     from rag_pipeline.serving.search import Searcher
 

@@ -1,7 +1,8 @@
-"""Commands on generations, by their model: plan, swap, promote, rollback, retire."""
+"""Commands on generations, by their model: plan, swap, compare, promote, rollback, retire."""
 
 import getpass
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -96,9 +97,50 @@ def swap(
     say(f"generation {outcome['generation']}: verdict {outcome['verdict']}: {outcome['reason']}")
     if auto_promote and not outcome["promoted"]:
         raise RefusedError(
-            f"Not promoted. See the evidence: rag status; override: rag model promote {slug} --force --reason …"
+            f"Not promoted. The evidence: rag model compare {slug}; to override: rag model promote {slug} --force"
         )
     say("it serves now" if outcome["promoted"] else f"let it serve with: rag model promote {slug}")
+
+
+@click.command("compare")
+@click.argument("candidate")
+@click.argument("baseline", required=False)
+@click.option("--fresh", is_flag=True, help="Ask both again instead of showing the newest evaluation on record.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page with tables and plots.")
+@json_option
+def compare(candidate: str, baseline: str | None, fresh: bool, html: Path | None, as_json: bool) -> None:
+    """CANDIDATE against BASELINE (default: what serves): figures with intervals, and the queries that got worse.
+
+    Each is a model's slug or a generation's number. Without an evaluation on record both are asked now.
+    """
+    from rag_pipeline.serving.comparing import list_figures, list_soundness
+    from rag_pipeline.serving.comparison import compare_generations
+
+    with connect() as (settings, database), show_progress():
+        found = compare_generations(database, settings, candidate, baseline, fresh=fresh)
+    metrics = found.evaluation.metrics
+    if html:
+        from rag_pipeline.serving.comparison_page import render_page
+
+        html.write_text(render_page(found), encoding="utf-8")
+        say(f"written: {html}")
+    if as_json:
+        print_json(found.to_json())
+        return
+    names = [f"{g.model} (generation {g.id})" for g in (found.candidate, found.baseline)]
+    if rows := list_figures(metrics):
+        columns = ["", names[0], names[1], "difference (95 % interval)"]
+        print_table(f"{names[0]} against {names[1]}", columns, [list(row) for row in rows])
+    print_table(f"{names[0]} by itself", ["", ""], [list(row) for row in list_soundness(metrics)])
+    if worst := metrics.get("worst"):
+        print_table(
+            "Queries that got worse",
+            ["query", "nDCG@10", "was", "finds now", "found before"],
+            [[w["query"], *w["ndcg_at_10"], *("\n".join(w[s][:3]) for s in ("candidate", "baseline"))] for w in worst],
+        )
+    for note in metrics.get("notes", []):
+        say(note)
+    say(f"{found.evaluation.verdict}: {found.evaluation.reason}")
 
 
 @click.command("promote")

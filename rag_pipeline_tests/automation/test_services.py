@@ -64,10 +64,11 @@ def wait_for_answer(process: "subprocess.Popen[str]", url: str) -> httpx2.Respon
     while True:
         try:
             return httpx2.get(url, timeout=10)
-        except httpx2.TransportError:
-            time.sleep(0.2)
+        except httpx2.TransportError as error:
+            reason = str(error)
         assert process.poll() is None, f"it ended by itself with {process.returncode}"
-        assert time.monotonic() < deadline, f"{url} does not answer"
+        assert time.monotonic() < deadline, f"{url} does not answer: {reason}"
+        time.sleep(0.2)
 
 
 @pytest.mark.usefixtures("leftovers")
