@@ -1,12 +1,13 @@
 """From a recipe to a generation that is ready: create, fill, load, build, catch up. Each step resumes."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from rag_pipeline.chunks.cutting import Chunker, cut_missing_versions, read_chunker, record_chunker
+from rag_pipeline.chunks.cutting import Chunker, ChunkReport, cut_missing_versions, read_chunker, record_chunker
 from rag_pipeline.chunks.recipe import ChunkerRecipe
 from rag_pipeline.database.embedded import memory_megabytes
 from rag_pipeline.database.engine import Database
@@ -118,7 +119,7 @@ def _read(connection: psycopg.Connection, number: int) -> Generation:
     return generation
 
 
-def cut_for(database: Database, settings: Settings, chunker_id: int, *, only_pending: bool) -> Any:
+def cut_for(database: Database, settings: Settings, chunker_id: int, *, only_pending: bool) -> ChunkReport:
     """Cut what a chunker has not cut."""
     with database.connection() as connection:
         chunker = read_chunker(connection, chunker_id)
@@ -183,8 +184,6 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
 
 def _create_watched(database: Database, connection: psycopg.Connection, generation: Generation, rows: int) -> float:
     """Create the index while a second connection moves the progress bar. Returns seconds."""
-    import time
-
     done = threading.Event()
     began = time.monotonic()
     with track(f"building {generation.index_name}", rows, "rows") as advance:

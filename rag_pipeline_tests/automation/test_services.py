@@ -97,3 +97,20 @@ def test_everything_starts_answers_and_stops_with_ctrl_c(environment: dict[str, 
     assert "Traceback" not in said
     assert [wanted for wanted in (port, api_port) if is_taken(wanted)] == []
     assert find_processes(environment["RAG_HOME"]) == {}
+
+
+def test_a_taken_port_is_named_before_anything_starts(environment: dict[str, str], tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = str(other.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "rag_pipeline.cli", "up", "--api-port", taken, "--port", str(find_free_ports(1)[0])],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert f"Port {taken} is in use" in done.stderr
+    assert not (tmp_path / "home").exists()
