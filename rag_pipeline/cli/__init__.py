@@ -36,7 +36,7 @@ for command in (swaps.plan, swaps.swap, swaps.compare, swaps.promote, swaps.roll
 golden.add_command(care.golden_add)
 for command in (documents.ingest, documents.history, documents.diff, serving.search, serving.ask, serving.evaluate):
     main.add_command(command)
-for command in (model, golden, care.status, care.doctor, care.settings, care.up):
+for command in (model, golden, care.status, care.doctor, care.recall, care.settings, care.up):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""Commands that look after it all: status, doctor, settings, golden, up."""
+"""Commands that look after it all: status, doctor, recall, settings, golden, up."""
 
 import sys
 from collections.abc import Sequence
@@ -9,12 +9,33 @@ from typing import Any
 import click
 
 from rag_pipeline.cli.models import MODEL_COLUMNS
-from rag_pipeline.cli.shell import connect, json_option, print_json, print_records, print_table, say, tenant_option
+from rag_pipeline.cli.shell import (
+    connect,
+    json_option,
+    print_json,
+    print_records,
+    print_table,
+    say,
+    show_progress,
+    tenant_option,
+)
 
 GENERATION_COLUMNS = (
     *("id", "model", "state", "rows", "chunks", "missing"),
     *("index_valid", "index_bytes", "pending_documents"),
 )
+RECALL_COLUMNS = (
+    "measured_at",
+    "generation",
+    "scope",
+    "subject",
+    "ef_search",
+    "queries",
+    "recall@10",
+    "95 % bounds",
+    "p95",
+)
+SHOWN = 40
 
 
 @click.command()
@@ -62,6 +83,39 @@ def doctor(repairing: bool, as_json: bool) -> None:
             click.secho("ok   " if finding.good else "BAD  ", fg="green" if finding.good else "red", nl=False)
             click.echo(f"{finding.name}: {finding.detail}")
     if any(not f.good for f in findings):
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--generation", type=int, help="Only this generation.")
+@click.option("--measure", is_flag=True, help="Measure now, and set ef_search to hold the target; exit 1 if it cannot.")
+@json_option
+def recall(generation: int | None, measure: bool, as_json: bool) -> None:
+    """HNSW against exact search over time: recall@10 of all searches, of filtered ones, and of small tenants.
+
+    Measured daily by a schedule, which also sets the ef_search that holds RAG_RECALL_TARGET.
+    """
+    from rag_pipeline.serving.recall_store import list_recall
+    from rag_pipeline.serving.recall_watch import watch_recall
+
+    with connect() as (settings, database):
+        with show_progress():
+            watched = watch_recall(database, settings, generation) if measure else []
+        with database.connection() as connection:
+            rows = list_recall(connection, generation, 1000)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        records = [
+            asdict(row)
+            | {"measured_at": f"{row.measured_at:%Y-%m-%d %H:%M}", "recall@10": f"{row.recall_at_10:.3f}"}
+            | {"p95": f"{row.p95_ms:.1f} ms", "95 % bounds": f"{row.low:.3f} to {row.high:.3f}"}
+            for row in rows[-SHOWN:]
+        ]
+        print_records("Recall against exact search", RECALL_COLUMNS, records)
+    for one in watched:
+        say(one.describe())
+    if any(not one.holds for one in watched):
         sys.exit(1)
 
 

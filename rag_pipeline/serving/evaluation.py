@@ -46,6 +46,7 @@ from rag_pipeline.serving.legs import read_ef_search, read_fusion_weight
 from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.metrics import Verdict, judge_legs
 from rag_pipeline.serving.questions import JudgedQuery
+from rag_pipeline.serving.recall_store import insert_recall
 from rag_pipeline.serving.recall_watch import fit_ef_search
 from rag_pipeline.serving.search import Mode, Searcher
 from rag_pipeline.serving.store import Evaluation
@@ -172,6 +173,8 @@ def _fit_recall(database: Database, settings: Settings, generation: Generation, 
     if not asked.legs:
         return None
     choice, _ = fit_ef_search(database, settings, generation, _list_queries(asked.legs))
+    with database.transaction() as connection:
+        insert_recall(connection, generation.id, [choice.figure])
     return {**choice.figure.to_json(), "reason": choice.reason}
 
 
