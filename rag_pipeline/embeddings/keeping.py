@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+FOREVER = float("inf")
 
 
 class Kept(Generic[T]):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 QUERY_TIMEOUT = 10.0
 QUERY_RETRY = RetryPolicy(total=8.0, first=0.25, longest=2.0, retry_refused_connection=False)
 DOCUMENT_RETRY = RetryPolicy()
+JSON = {"Content-Type": "application/json"}
 # Statuses that can be the fault of one text (or of the batch's size): 400, 413, 422, and a 500 that stays.
 _TEXT_REFUSED = frozenset({400, 413, 422, 500})
 # So many refused texts and none accepted: the fault is not in the texts.
@@ -180,7 +181,7 @@ class EndpointModel:
             {"timeout": min(self._timeout, QUERY_TIMEOUT + len(batch))} if call.policy is self._query_retry else {}
         )
         request = self._client.build_request(
-            "POST", "embeddings", content=orjson.dumps(body), headers={"Content-Type": "application/json"}, **hurried
+            "POST", "embeddings", content=orjson.dumps(body), headers=JSON, timeout=timeout
         )
         try:
             return send_patiently(self._client, request, call.policy)

@@ -44,9 +44,10 @@ def promote(
     """
     with database.connection() as connection:
         serving = store.read_serving(connection)
-        if serving is None or serving.generation_id != generation_id:
-            if refusal := explain_refusal(generation_id, store.read_promotable(connection, generation_id), force=force):
-                raise GateRefusedError(refusal)
+        gate = store.read_promotable(connection, generation_id)
+    serves = serving is not None and serving.generation_id == generation_id
+    if not serves and (refusal := explain_refusal(generation_id, gate, force=force)):
+        raise GateRefusedError(refusal)  # before anyone is waited for
     cold = _wait_until_warm(database, generation_id, warm_seconds)
     _catch_up(database, generation_id)
     with database.transaction() as connection:
@@ -73,7 +74,8 @@ def promote(
 def rollback(database: Database, *, actor: str, reason: str, warm_seconds: float = 0) -> int:
     """Let the previous generation serve again, with all that was written since; returns its number.
 
-    Serving processes keep what soaks ready; one that has not gets `warm_seconds`, and is named in the log. Raises `GateRefusedError` if there is none, or it was retired meanwhile.
+    Serving processes keep what soaks ready; those that do not have it get `warm_seconds`, and are then named in the
+    log. Raises `GateRefusedError` if there is none, or it was retired meanwhile.
     """
     with database.connection() as connection:
         serving = store.read_serving(connection)

@@ -3,10 +3,13 @@
 The log never makes a search fail or wait: what cannot be written is dropped, counted and told.
 """
 
+import contextlib
 import logging
 import queue
 import random
 import threading
+
+import psycopg
 
 from rag_pipeline.database.engine import Database
 from rag_pipeline.serving import store
@@ -51,10 +54,8 @@ class QueryWriter:
         """Write what waits, and stop."""
         self._closing.set()
         if self._thread.is_alive():
-            try:
-                self._waiting.put_nowait(None)  # wakes the thread
-            except queue.Full:
-                pass  # then it is awake
+            with contextlib.suppress(queue.Full):  # then it is awake
+                self._waiting.put_nowait(None)
             self._thread.join()
 
     def _write_until_closed(self) -> None:
@@ -92,10 +93,14 @@ class QueryWriter:
 def log_search(
     database: Database, share: float, result: SearchResult, *, tenant: str, k: int, where: dict[str, str] | None
 ) -> None:
-    """Keep a single search if the sample says so: one insert."""
-    if is_sampled(share, random.random()):
+    """Keep a single search if the sample says so: one insert. A role that may only read is told so and goes on."""
+    if not is_sampled(share, random.random()):
+        return
+    try:
         with database.connection() as connection:
             store.insert_logged_queries(connection, [describe_search(result, tenant=tenant, k=k, where=where)])
+    except psycopg.Error as error:
+        LOG.warning("The query log cannot be written: %s", error)
 
 
 def forget_old_queries(database: Database, days: float) -> int:
