@@ -177,9 +177,8 @@ class EndpointModel:
 
     def _ask(self, call: _Call, batch: list[int]) -> "httpx2.Response":
         body = {"model": self._name, "input": [call.texts[row] for row in batch], "encoding_format": "float"}
-        hurried = (
-            {"timeout": min(self._timeout, QUERY_TIMEOUT + len(batch))} if call.policy is self._query_retry else {}
-        )
+        hurried = call.policy is self._query_retry
+        timeout = min(self._timeout, QUERY_TIMEOUT + len(batch)) if hurried else self._client.timeout
         request = self._client.build_request(
             "POST", "embeddings", content=orjson.dumps(body), headers=JSON, timeout=timeout
         )
