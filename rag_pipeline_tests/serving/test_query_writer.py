@@ -1,0 +1,117 @@
+"""The query log is written beside the searches, in batches, and costs them nothing."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from rag_pipeline.database.engine import Database
+from rag_pipeline.serving import query_writer
+from rag_pipeline.serving.query_writer import QueryWriter, forget_old_queries, log_search
+from rag_pipeline.serving.search import Searcher, SearchResult
+from rag_pipeline.settings import Settings
+from rag_pipeline_tests.content import put_texts
+from rag_pipeline_tests.whole_run import bring_up
+
+ASKED: dict[str, Any] = {"tenant": "default", "k": 2, "where": {"lang": "en"}}
+
+
+@pytest.fixture
+def result(database: Database, settings: Settings) -> SearchResult:
+    put_texts(database, {"a": "red valve", "b": "blue pump"}, metadata={"a": {"lang": "en"}, "b": {"lang": "en"}})
+    bring_up(database, settings)
+    return Searcher(database).search("red valve", k=2, where={"lang": "en"})
+
+
+def count_logged(database: Database) -> int:
+    with database.connection() as connection:
+        row = connection.execute("select count(*) from rag.query_log").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_search_is_logged_with_all_that_a_replay_needs(database: Database, result: SearchResult) -> None:
+    log_search(database, 1.0, result, **ASKED)
+    with database.connection() as connection:
+        row = connection.execute(
+            "select l.tenant, l.query, l.mode, l.k, l.filters, l.generation_id, m.slug, l.chunk_ids, l.similarity,"
+            " l.milliseconds > 0, l.degraded from rag.query_log l join rag.embedding_model m on m.id = l.model_id"
+        ).fetchone()
+    assert row is not None
+    assert row[:7] == ("default", "red valve", "hybrid", 2, {"lang": "en"}, result.generation, "tiny")
+    assert row[7] == [hit.chunk_id for hit in result.hits]
+    assert row[8] == pytest.approx(1.0, abs=0.01)
+    assert row[9:] == (True, None)
+
+
+def test_a_batch_is_written_behind_the_searches_and_what_waits_is_written_at_the_end(
+    database: Database, result: SearchResult
+) -> None:
+    writer = QueryWriter(database, 1.0)
+    writer.start()
+    began = time.perf_counter()
+    for _ in range(450):
+        writer.offer(result, **ASKED)
+    assert time.perf_counter() - began < 0.25, "a search waits for nothing"
+    writer.close()
+    assert (writer.written, writer.dropped, count_logged(database)) == (450, 0, 450)
+
+
+def test_at_share_nought_nothing_starts_and_nothing_is_kept(database: Database, result: SearchResult) -> None:
+    before = threading.active_count()
+    writer = QueryWriter(database, 0.0)
+    writer.start()
+    writer.offer(result, **ASKED)
+    assert threading.active_count() == before
+    writer.close()
+    log_search(database, 0.0, result, **ASKED)
+    assert count_logged(database) == 0
+
+
+def test_about_the_share_is_kept(database: Database, result: SearchResult) -> None:
+    writer = QueryWriter(database, 0.2)
+    writer.start()
+    for _ in range(900):
+        writer.offer(result, **ASKED)
+    writer.close()
+    assert 100 < writer.written < 270  # 180, and seven standard deviations
+
+
+def test_what_does_not_fit_is_dropped_counted_and_told(
+    database: Database, result: SearchResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(query_writer, "MOST_WAITING", 10)
+    writer = QueryWriter(database, 1.0)
+    for _ in range(25):
+        writer.offer(result, **ASKED)
+    writer.start()
+    while writer.written < 10:
+        time.sleep(0.02)
+    writer.close()
+    assert (writer.written, writer.dropped, count_logged(database)) == (10, 15, 10)
+    assert "15 searches were not logged" in caplog.text
+
+
+def test_a_log_that_cannot_be_written_fails_no_search(
+    database: Database, result: SearchResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.connection() as connection:
+        connection.execute("alter table rag.query_log rename to query_log_away")
+    log_search(database, 1.0, result, **ASKED)
+    writer = QueryWriter(database, 1.0)
+    writer.start()
+    writer.offer(result, **ASKED)
+    writer.close()
+    assert (writer.written, writer.dropped) == (0, 1)
+    assert caplog.text.count("cannot be written") == 2
+
+
+def test_old_queries_are_forgotten(database: Database, result: SearchResult) -> None:
+    for _ in range(3):
+        log_search(database, 1.0, result, **ASKED)
+    with database.connection() as connection:
+        connection.execute("update rag.query_log set asked_at = asked_at - interval '31 days' where id = 1")
+        connection.execute("update rag.query_log set asked_at = asked_at - interval '29 days' where id = 2")
+    assert forget_old_queries(database, 30) == 1
+    assert count_logged(database) == 2
