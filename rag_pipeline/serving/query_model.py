@@ -17,6 +17,8 @@ from rag_pipeline.embeddings.store import ModelRecord
 
 # A model that failed is not tried again for so long: nobody waits for the time-out of a dead endpoint twice.
 RETRY_SECONDS = 15.0
+# A search leaves a check that is due to whoever calls `check` beside it, for so long.
+GRACE_SECONDS = 60.0
 
 
 class QueryModel:
@@ -39,7 +41,7 @@ class QueryModel:
         """(n, dimension) float32. Raises `ModelError`: `PartialEmbeddingError` where a query was at fault."""
         self._refuse_while_failing()
         try:
-            vectors = self._checked().embed_queries(queries)
+            vectors = self._checked(GRACE_SECONDS).embed_queries(queries)
         except PartialEmbeddingError:
             raise
         except ModelError as error:
@@ -54,14 +56,14 @@ class QueryModel:
             self.embed(["check"])
             return
         try:
-            self._checked()
+            self._checked(0.0)
         except ModelError as error:
             self._remember(error)
             raise
 
-    def _checked(self) -> EmbeddingModel:
+    def _checked(self, grace: float) -> EmbeddingModel:
         model = self._model
-        if model is None or time.monotonic() > self._good_until:
+        if model is None or time.monotonic() > self._good_until + grace:
             model = open_checked_model(self.record, patient=False)
             self._model, self._good_until = model, time.monotonic() + recheck_after(self.record.spec)
         return model

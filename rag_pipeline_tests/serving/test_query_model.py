@@ -70,13 +70,31 @@ def test_another_model_behind_the_same_address_is_found_at_the_next_check_and_it
     good = model.embed(["red valve"])
     remote.model = load_model(ModelSpec("swapped", f"model2vec:{other_tiny_model}"))
     monkeypatch.setattr(registry, "RECHECK_SECONDS", 0.0)
-    model._good_until = 0.0  # as some minutes later
+    model._good_until = float("-inf")  # as some minutes later
     for _ in range(2):
         with pytest.raises(DriftError, match="not the one that was registered"):
             model.embed(["red valve"])
     remote.model = load_model(ModelSpec("back", f"model2vec:{tiny_model}"))
     model._try_again_at = 0.0
     assert np.allclose(model.embed(["red valve"]), good)
+
+
+def test_a_check_that_is_due_is_made_beside_the_searches_and_not_by_them(
+    database: Database, remote: RemoteModel, other_tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "RECHECK_SECONDS", 0.0)
+    model = QueryModel(add_model(database, remote.spec))
+    model.embed(["red"])
+    before = remote.asked
+    model.embed(["red"])
+    assert remote.asked == before + 1
+    model.check()
+    assert remote.asked > before + 2, "the canaries"
+    remote.model = load_model(ModelSpec("new", f"model2vec:{other_tiny_model}"))
+    with pytest.raises(DriftError):
+        model.check()
+    with pytest.raises(DriftError):
+        model.embed(["red"])
 
 
 def test_an_endpoint_that_was_away_is_checked_before_it_is_believed(

@@ -1,7 +1,10 @@
 """The query log is written beside the searches, in batches, and costs them nothing."""
 
+import json
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from rag_pipeline.serving.query_writer import QueryWriter, forget_old_queries, l
 from rag_pipeline.serving.search import Searcher, SearchResult
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
+from rag_pipeline_tests.test_cli import Rag
 from rag_pipeline_tests.whole_run import bring_up
 
 ASKED: dict[str, Any] = {"tenant": "default", "k": 2, "where": {"lang": "en"}}
@@ -114,4 +118,26 @@ def test_old_queries_are_forgotten(database: Database, result: SearchResult) -> 
         connection.execute("update rag.query_log set asked_at = asked_at - interval '31 days' where id = 1")
         connection.execute("update rag.query_log set asked_at = asked_at - interval '29 days' where id = 2")
     assert forget_old_queries(database, 30) == 1
+    assert count_logged(database) == 2
+
+
+@pytest.mark.usefixtures("result")
+def test_the_command_line_logs_searches_and_no_evaluations(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    assert settings.database_url is not None
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAG_")}
+    clean |= {"RAG_DATABASE_URL": settings.database_url.get_secret_value(), "RAG_HOME": str(settings.home)}
+    rag = Rag(tmp_path, {**clean, "RAG_QUERY_LOG_SHARE": "1", "PYTHONPATH": str(Path(__file__).parents[2])})
+    found = rag.json("search", "red valve", "-k", "1", "--relevant-only")
+    assert (found["embedded_by"], found["degraded"]) == ("tiny", None)
+    assert count_logged(database) == 1
+    rag.run("search", "red valve", "--generation", str(found["generation"]))
+    rag.run("search", "red valve", "--as-of", "2030-01-01")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "text": "red valve"}))
+    (tmp_path / "qrels.tsv").write_text("1\ta\t1")
+    rag.run("eval", "--queries", "q.jsonl", "--qrels", "qrels.tsv")
+    rag.run("search", "red valve", RAG_QUERY_LOG_SHARE="0")
+    assert count_logged(database) == 1
+    rag.run("ask", "red valve?", "--no-stream")
     assert count_logged(database) == 2
