@@ -1,5 +1,6 @@
 """The model of a generation as searches use it: checked, and left alone for a while after it failed."""
 
+import logging
 import threading
 import time
 
@@ -15,6 +16,7 @@ from rag_pipeline.embeddings.models import (
 from rag_pipeline.embeddings.registry import DriftError, forget_model, open_checked_model, recheck_after
 from rag_pipeline.embeddings.store import ModelRecord
 
+LOG = logging.getLogger(__name__)
 # A model that failed is not tried again for so long: nobody waits for the time-out of a dead endpoint twice.
 RETRY_SECONDS = 15.0
 # A search leaves a check that is due to whoever calls `check` beside it, for so long.
@@ -81,6 +83,8 @@ class QueryModel:
 
     def _remember(self, error: ModelError) -> None:
         with self._lock:
+            if self._failure is None or str(self._failure) != str(error):
+                LOG.warning("Searches do without the model %r: %s", self.record.slug, error)
             self._failure, self._try_again_at = error, time.monotonic() + RETRY_SECONDS
             if is_endpoint(self.record.spec):  # who answers at that address next may be someone else
                 self._good_until = float("-inf")
