@@ -37,7 +37,7 @@ class QueryModel:
         self._good_until = float("-inf")
         self._failure: ModelError | None = None
         self._try_again_at = float("-inf")
-        self._lock = threading.Lock()
+        self._lock, self._checking = threading.Lock(), threading.Lock()
 
     def embed(self, queries: list[str]) -> np.ndarray:
         """(n, dimension) float32. Raises `ModelError`: `PartialEmbeddingError` where a query was at fault."""
@@ -64,22 +64,33 @@ class QueryModel:
             raise
 
     def _checked(self, grace: float) -> EmbeddingModel:
-        model = self._model
-        if model is None or time.monotonic() > self._good_until + grace:
-            model = open_checked_model(self.record, patient=False)
-            self._model, self._good_until = model, time.monotonic() + recheck_after(self.record.spec)
-        return model
+        if self._model is not None and time.monotonic() <= self._good_until + grace:
+            return self._model
+        known = self._failure
+        with self._checking:
+            if self._model is not None and time.monotonic() <= self._good_until + grace:
+                return self._model
+            if self._failure is not None and self._failure is not known:
+                raise self._repeat_failure()  # who checked while we waited has found out
+            try:
+                self._model = open_checked_model(self.record, patient=False)
+            except ModelError as error:
+                self._remember(error)
+                raise
+            self._good_until = time.monotonic() + recheck_after(self.record.spec)
+            return self._model
 
     def _refuse_while_failing(self) -> None:
         with self._lock:
             if self._failure is None:
                 return
-            if time.monotonic() >= self._try_again_at:
-                self._try_again_at = time.monotonic() + RETRY_SECONDS  # this caller tries
-                return
-            # a new error for every thread: one that is raised collects the traceback
-            kind = DriftError if isinstance(self._failure, DriftError) else ModelUnavailable
-            raise kind(str(self._failure))
+            if time.monotonic() < self._try_again_at:
+                raise self._repeat_failure()
+            self._try_again_at = time.monotonic() + RETRY_SECONDS  # this caller tries
+
+    def _repeat_failure(self) -> ModelError:
+        """The last failure as a new error for every thread: one that is raised again collects tracebacks."""
+        return (DriftError if isinstance(self._failure, DriftError) else ModelUnavailable)(str(self._failure))
 
     def _remember(self, error: ModelError) -> None:
         with self._lock:

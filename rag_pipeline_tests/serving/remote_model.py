@@ -12,10 +12,11 @@ from rag_pipeline_tests.embeddings.scripted_endpoint import Answer, Endpoint, se
 
 @dataclass
 class RemoteModel:
-    """`broken`: the endpoint refuses everything, at once. `model` computes its answers."""
+    """`broken`: the endpoint refuses everything, after `delay` seconds. `model` computes its answers."""
 
     model: EmbeddingModel
     broken: bool = False
+    delay: float = 0.0
     endpoint: Endpoint | None = None
 
     @property
@@ -30,7 +31,7 @@ class RemoteModel:
 
     def answer(self, _number: int, asked: dict[str, Any]) -> Answer:
         if self.broken:
-            return Answer({"error": {"message": "out of order"}}, 401)
+            return Answer({"error": {"message": "out of order"}}, 401, delay=self.delay)
         vectors = self.model.embed_documents(asked["input"])
         return Answer({"data": [{"index": row, "embedding": v.tolist()} for row, v in enumerate(vectors)]})
 

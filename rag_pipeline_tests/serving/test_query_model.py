@@ -40,13 +40,8 @@ def test_after_a_failure_nobody_asks_again_for_a_while_and_then_it_works_again(
     assert np.allclose(model.embed(["red valve"]), good)
 
 
-def test_of_many_threads_one_tries_again(database: Database, remote: RemoteModel) -> None:
-    model = QueryModel(add_model(database, remote.spec))
-    remote.broken = True
-    with pytest.raises(ModelError):
-        model.embed(["red"])
-    model._try_again_at = 0.0  # as some seconds later
-    before, failures = remote.asked, []
+def ask_from_threads(model: QueryModel, count: int) -> list[ModelError]:
+    failures: list[ModelError] = []
 
     def ask() -> None:
         try:
@@ -54,12 +49,27 @@ def test_of_many_threads_one_tries_again(database: Database, remote: RemoteModel
         except ModelError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(failures) == 8
+    return failures
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known to fail", "never asked before"])
+def test_of_many_threads_one_pays_for_an_endpoint_that_fails(
+    database: Database, remote: RemoteModel, known: bool
+) -> None:
+    record = add_model(database, remote.spec)
+    registry.forget_model(record.spec)  # a process that starts now
+    remote.broken, remote.delay, model = True, 0.3, QueryModel(record)
+    if known:
+        with pytest.raises(ModelError):
+            model.embed(["red"])
+        model._try_again_at = 0.0  # as some seconds later
+    before = remote.asked
+    assert len(ask_from_threads(model, 8)) == 8
     assert remote.asked == before + 1
 
 
