@@ -23,17 +23,18 @@ from rag_pipeline.embeddings.models import (
 )
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
+from rag_pipeline.errors import MisuseError
 
 MODEL_LOCK = 7461002
 # What is behind an address can change while a process runs; files that are in memory cannot.
 RECHECK_SECONDS = 300.0
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(MisuseError, LookupError):
     """No model of that slug; the message lists those there are."""
 
 
-class SlugTakenError(Exception):
+class SlugTakenError(MisuseError):
     """The slug names another model already."""
 
 

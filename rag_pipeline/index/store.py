@@ -135,6 +135,11 @@ def merge_metrics(connection: psycopg.Connection, number: int, metrics: dict[str
     QUERIES.merge_metrics(connection, id=number, metrics=Jsonb(metrics))
 
 
+def count_churn(connection: psycopg.Connection, number: int, inserted: int, deleted: int) -> None:
+    """Add to the rows that came and went since the generation's index was built."""
+    QUERIES.count_churn(connection, id=number, inserted=inserted, deleted=deleted)
+
+
 def count_pending(connection: psycopg.Connection) -> dict[int, Pending]:
     """The queue by generation."""
     return {row[0]: Pending(row[1], row[2]) for row in QUERIES.count_pending(connection)}
@@ -150,6 +155,16 @@ def count_rows(connection: psycopg.Connection, generation: Generation) -> int:
     """Rows in the generation's table."""
     row = connection.execute(
         sql.SQL("select count(*) from rag.{}").format(sql.Identifier(generation.table_name))
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def count_zero_vectors(connection: psycopg.Connection, generation: Generation) -> int:
+    """Rows of the generation's table whose vector has no direction; costs a pass over it."""
+    row = connection.execute(
+        sql.SQL("select count(*) from rag.{} where l2_norm(embedding) = 0").format(
+            sql.Identifier(generation.table_name)
+        )
     ).fetchone()
     return int(row[0]) if row else 0
 

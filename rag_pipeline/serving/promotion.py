@@ -3,6 +3,7 @@
 import logging
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.errors import RefusedError
 from rag_pipeline.index.applying import RetiredGenerationError, apply_changes
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import store
@@ -12,7 +13,7 @@ from rag_pipeline.serving.warming import wait_until_warm
 LOG = logging.getLogger(__name__)
 
 
-class GateRefusedError(Exception):
+class GateRefusedError(RefusedError):
     """The gate does not let the generation serve; the message says which condition fails and what to do."""
 
 

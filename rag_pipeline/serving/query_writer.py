@@ -101,9 +101,3 @@ def log_search(
             store.insert_logged_queries(connection, [describe_search(result, tenant=tenant, k=k, where=where)])
     except psycopg.Error as error:
         LOG.warning("The query log cannot be written: %s", error)
-
-
-def forget_old_queries(database: Database, days: float) -> int:
-    """Delete what was asked more than `days` ago; returns how many rows. For a daily job."""
-    with database.connection() as connection:
-        return store.forget_old_queries(connection, days)

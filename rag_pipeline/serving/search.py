@@ -14,6 +14,7 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import forget_model
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
+from rag_pipeline.errors import ExpectedError, MissingError
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.delta_store import read_unindexed_texts
 from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations, read_generation
@@ -46,7 +47,7 @@ MOST_ATTEMPTS = 20
 TENANTS_KNOWN_SECONDS = 5.0
 
 
-class NothingServesError(Exception):
+class NothingServesError(ExpectedError):
     """No generation serves yet; the message says what to do."""
 
 
@@ -132,7 +133,7 @@ class Searcher:
         hits by words without a cosine stay. Index, hits and model are always those of `generation` in the result,
         which served when the search ended. Where its model cannot be used now, a hybrid search answers by words alone
         and says so in `degraded`; a vector search raises `ModelError`.
-        Raises `NothingServesError` before the first generation serves, `LookupError` for an unknown one.
+        Raises `NothingServesError` before the first generation serves, `MissingError` for an unknown one.
         """
         scope = Scope(tenant, dict(where or {}), as_of)
         for _attempt in range(MOST_ATTEMPTS):
@@ -199,7 +200,7 @@ class Searcher:
     def make_ready(self, generation: int) -> None:
         """Open a generation, and load and check its model, before a search needs it.
 
-        Called again, it checks what is due and tries again what failed. Raises `ModelError`, `LookupError`.
+        Called again, it checks what is due and tries again what failed. Raises `ModelError`, `MissingError`.
         """
         self._open_generation(generation).model.check()
 
@@ -226,7 +227,7 @@ class Searcher:
             self.keep_only({g.id for g in list_generations(connection, ACTIVE_STATES)})
             try:
                 opened = self._open(connection, number)
-            except LookupError:  # replaced and retired since the line before
+            except MissingError:  # replaced and retired since the line before
                 raise _MovedError from None
         self._pointer = number
         return opened
@@ -235,7 +236,7 @@ class Searcher:
         generation = read_generation(connection, number)
         if generation is None or generation.state in ("retired", "failed"):
             self.keep_only({kept for kept in list(self._opened) if kept != number})
-            raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
+            raise MissingError(f"Generation {number} cannot be searched: see `rag status` for those that can")
         if (opened := self._opened.get(number)) is None:
             record = read_model_by_id(connection, generation.model_id)
             opened = self._opened.setdefault(number, _Opened(generation, record, self.ef_search))

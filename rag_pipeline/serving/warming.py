@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import ModelError
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import list_generations
 from rag_pipeline.serving import store
 from rag_pipeline.serving.search import Searcher
@@ -79,7 +80,7 @@ class ServingProcess:
                     ask_around(self.database, self.searcher, number)
                     self.warm |= {number}
                     self._news.set()
-            except (ModelError, LookupError) as error:  # LookupError: retired meanwhile
+            except (ModelError, MissingError) as error:  # missing: retired meanwhile
                 failures.append(f"generation {number} is not ready in this process: {error}")
         self._tell("warming", "; ".join(failures))
 

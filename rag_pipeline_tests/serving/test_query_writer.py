@@ -11,7 +11,7 @@ import pytest
 
 from rag_pipeline.database.engine import Database
 from rag_pipeline.serving import query_writer
-from rag_pipeline.serving.query_writer import QueryWriter, forget_old_queries, log_search
+from rag_pipeline.serving.query_writer import QueryWriter, log_search
 from rag_pipeline.serving.search import Searcher, SearchResult
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
@@ -109,16 +109,6 @@ def test_a_log_that_cannot_be_written_fails_no_search(
     writer.close()
     assert (writer.written, writer.dropped) == (0, 1)
     assert caplog.text.count("cannot be written") == 2
-
-
-def test_old_queries_are_forgotten(database: Database, result: SearchResult) -> None:
-    for _ in range(3):
-        log_search(database, 1.0, result, **ASKED)
-    with database.connection() as connection:
-        connection.execute("update rag.query_log set asked_at = asked_at - interval '31 days' where id = 1")
-        connection.execute("update rag.query_log set asked_at = asked_at - interval '29 days' where id = 2")
-    assert forget_old_queries(database, 30) == 1
-    assert count_logged(database) == 2
 
 
 @pytest.mark.usefixtures("result")

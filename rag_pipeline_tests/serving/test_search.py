@@ -67,7 +67,9 @@ def corpus(server: Server, tiny_model: Path) -> Any:
     put_texts(database, {**texts, "secret": "red valve secret"}, metadata=metadata, tenant="other")
     number = bring_up(database, settings).id
     with database.transaction() as connection:
-        merge_metrics(connection, number, {"fusion_weight": 0.7})  # instead of what was learned
+        merge_metrics(
+            connection, number, {"fusion_weight": 0.7, "similarity_floor": None}
+        )  # instead of what was learned
         generation = read_generation(connection, number)
     yield database, generation
     database.close()
@@ -503,6 +505,8 @@ def test_a_floor_that_is_fitted_while_a_process_runs_counts_some_seconds_later(
 ) -> None:
     put_texts(database, {"a": "red valve", "b": "blue pump"})
     generation = bring_up(database, settings)
+    with database.transaction() as connection:
+        merge_metrics(connection, generation.id, {"similarity_floor": None})
     searcher = Searcher(database)
     assert len(searcher.search("red valve", relevant_only=True).hits) == 2
     with database.transaction() as connection:
