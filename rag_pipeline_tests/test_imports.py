@@ -29,6 +29,8 @@ STEPS = {
     "index.planning": "reads what a swap would take",
     "index.reconciliation": "its comparisons are SQL composed per table",
     "serving.search": "one search on one connection",
+    "serving.query_writer": "appends to the query log, beside the searches of a process",
+    "serving.warming": "looks at what may serve next, beats, and waits for those that warm up",
     "serving.legs": "the legs of that search, on the same connection",
     "serving.known_items": "asks the legs of one generation on one connection",
     "serving.comparison": "finds both sides on one connection",

@@ -64,9 +64,9 @@ def add_generation(database: Database, settings: Settings, slug: str, directory:
     return generation
 
 
-def bring_up(database: Database, settings: Settings) -> Generation:
+def bring_up(database: Database, settings: Settings, spec: ModelSpec | None = None) -> Generation:
     """From documents to a generation that serves, or that is up to date if it serves already."""
-    model = add_model(database, ModelSpec(settings.model_slug, settings.model))
+    model = add_model(database, spec or ModelSpec(settings.model_slug, settings.model))
     generation = ensure_generation(database, settings, model)
     if generation.state == "building":
         fill_generation(database, settings, generation)

@@ -17,6 +17,7 @@ from rag_pipeline.cli.shell import connect, json_option, print_json, print_table
 @click.option("--as-of", metavar="TIME", help="As the documents were then, e.g. 2026-11-21T12:00.")
 @click.option("--mode", type=click.Choice(["hybrid", "vector", "lexical"]), default="hybrid", show_default=True)
 @click.option("--generation", type=int, help="Search this generation instead of the one that serves.")
+@click.option("--relevant-only", is_flag=True, help="Leave out hits below the generation's similarity floor.")
 @json_option
 def search(
     query: str,
@@ -26,23 +27,25 @@ def search(
     as_of: str | None,
     mode: Any,
     generation: int | None,
+    relevant_only: bool,
     as_json: bool,
 ) -> None:
     """Find chunks by meaning, by words, or by both."""
+    from rag_pipeline.serving.query_writer import log_search
     from rag_pipeline.serving.scope import parse_filters, parse_time
     from rag_pipeline.serving.search import Searcher
 
     with connect() as (settings, database):
         searcher = Searcher(database, ef_search=settings.ef_search)
+        asked: dict[str, Any] = {"k": k, "tenant": tenant, "where": parse_filters(where)}
+        moment = parse_time(as_of)
         result = searcher.search(
-            query,
-            k=k,
-            mode=mode,
-            tenant=tenant,
-            where=parse_filters(where),
-            as_of=parse_time(as_of),
-            generation=generation,
+            query, **asked, mode=mode, as_of=moment, generation=generation, relevant_only=relevant_only
         )
+        if generation is None and moment is None:  # a replay could not ask for either
+            log_search(database, settings.query_log_share, result, **asked)
+    if result.degraded:
+        say(f"Warning: {result.degraded}")
     if as_json:
         print_json(asdict(result))
         return
@@ -72,11 +75,15 @@ def ask(query: str, k: int, tenant: str, stream: bool, as_json: bool) -> None:
     """Answer a question with citations: by the configured LLM, else by quoting."""
     from rag_pipeline.embeddings.registry import find_model
     from rag_pipeline.serving.asking import answer_question, llm_settings
+    from rag_pipeline.serving.query_writer import log_search
     from rag_pipeline.serving.search import Searcher
 
     with connect() as (settings, database):
         llm_settings(settings)  # half a configuration is an error before anything is searched
         result = Searcher(database, ef_search=settings.ef_search).search(query, k=k, tenant=tenant)
+        log_search(database, settings.query_log_share, result, tenant=tenant, k=k, where=None)
+        if result.degraded:
+            say(f"Warning: {result.degraded}")
         streaming = stream and not as_json
         answer = answer_question(
             settings,

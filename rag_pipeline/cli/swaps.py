@@ -155,7 +155,7 @@ def promote(slug: str, force: bool, reason: str) -> None:
 
     if force and not reason.strip():
         raise click.UsageError("--force needs --reason: it is recorded with your name")
-    with connect() as (_, database):
+    with connect() as (settings, database):
         record = find_model(database, slug)
         with database.connection() as connection:
             candidates = [
@@ -163,7 +163,14 @@ def promote(slug: str, force: bool, reason: str) -> None:
             ]
         if not candidates:
             raise RefusedError(f"No generation of {slug} is ready; build it with: rag model swap {slug}")
-        promotion.promote(database, candidates[-1].id, actor=_actor(), reason=reason or "promoted by hand", force=force)
+        promotion.promote(
+            database,
+            candidates[-1].id,
+            actor=_actor(),
+            reason=reason or "promoted by hand",
+            force=force,
+            warm_seconds=settings.warm_seconds,
+        )
     say(f"generation {candidates[-1].id} ({slug}) serves")
 
 
@@ -173,8 +180,8 @@ def rollback(reason: str) -> None:
     """Let the previous generation serve again, with everything written since."""
     from rag_pipeline.serving import promotion
 
-    with connect() as (_, database):
-        number = promotion.rollback(database, actor=_actor(), reason=reason)
+    with connect() as (settings, database):
+        number = promotion.rollback(database, actor=_actor(), reason=reason, warm_seconds=settings.warm_seconds)
     say(f"generation {number} serves again")
 
 

@@ -79,9 +79,12 @@ def create_generation(
     connection.execute(
         sql.SQL("create index on rag.{} (tenant)").format(sql.Identifier(table))
     )  # tells a search at once whether there is more than one
+    # attached and not created in place: that would make every search wait behind the longest reader there is
+    versions = sql.Identifier(f"generation_version_{number}")
+    connection.execute(sql.SQL("create table rag.{} (like rag.generation_version including all)").format(versions))
     connection.execute(
-        sql.SQL("create table rag.{} partition of rag.generation_version for values in ({})").format(
-            sql.Identifier(f"generation_version_{number}"), sql.Literal(number)
+        sql.SQL("alter table rag.generation_version attach partition rag.{} for values in ({})").format(
+            versions, sql.Literal(number)
         )
     )
     QUERIES.set_table_name(connection, id=number, table_name=table)
@@ -181,6 +184,24 @@ def create_index(connection: psycopg.Connection, generation: Generation) -> None
             sql.Identifier(recipe.operator_class),
             sql.Literal(recipe.m),
             sql.Literal(recipe.ef_construction),
+        )
+    )
+
+
+def detach_versions(connection: psycopg.Connection, number: int, longest_seconds: float) -> None:
+    """Take a retired generation's list of versions out of the table that every search reads, and stall none of them.
+
+    Waits for whoever reads it now, up to `longest_seconds` (then raises LockNotAvailable), and goes on where it was
+    cut short. Not inside a transaction; leaves the session's lock_timeout set.
+    """
+    name = f"generation_version_{number}"
+    pending = QUERIES.is_detach_pending(connection, name=name)
+    if pending is None:
+        return
+    QUERIES.limit_session_lock_wait(connection, milliseconds=str(int(longest_seconds * 1000)))
+    connection.execute(
+        sql.SQL("alter table rag.generation_version detach partition rag.{} {}").format(
+            sql.Identifier(name), sql.SQL("finalize" if pending else "concurrently")
         )
     )
 

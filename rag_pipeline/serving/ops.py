@@ -61,6 +61,8 @@ def describe_result(found: SearchResult, answer: Answer | None) -> dict[str, Any
         "mode": found.mode,
         "generation": found.generation,
         "model": found.model,
+        "embedded_by": found.embedded_by,
+        "degraded": found.degraded,
         "milliseconds": {name: round(value, 2) for name, value in found.milliseconds.items()},
         "hits": [asdict(hit) for hit in found.hits],
     }
@@ -112,7 +114,8 @@ class RollbackConfig(dg.Config):
 @dg.op(name="rollback")
 def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, pipeline: dg.ResourceParam[Pipeline]) -> None:
     """Let the previous generation serve again, with everything written since."""
-    number = rollback(pipeline.database, actor=config.actor, reason=config.reason)
+    wait = pipeline.settings.warm_seconds
+    number = rollback(pipeline.database, actor=config.actor, reason=config.reason, warm_seconds=wait)
     context.add_output_metadata({"generation": number, "reason": config.reason})
 
 

@@ -13,7 +13,7 @@ from rag_pipeline.index.store import Generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.promotion import GateRefusedError
 
-# Dropping a partition locks its parent, which every search reads: give way soon and try again.
+# A drop keeps out whoever still searches the dropped generation: give way soon and try again.
 LOCK_MILLISECONDS = 500
 LONGEST_SECONDS = 120.0
 
@@ -58,6 +58,8 @@ def _drop_tables(database: Database, generation: Generation) -> None:
     give_up = time.monotonic() + LONGEST_SECONDS
     while True:
         try:
+            with database.session() as session:
+                index.detach_versions(session, generation.id, max(0.001, give_up - time.monotonic()))
             with database.transaction() as connection:
                 index.limit_lock_wait(connection, LOCK_MILLISECONDS)
                 index.drop_generation_tables(connection, generation)

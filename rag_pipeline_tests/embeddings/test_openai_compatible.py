@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from rag_pipeline.embeddings import openai_compatible
 from rag_pipeline.embeddings.backpressure import RetryPolicy
 from rag_pipeline.embeddings.fingerprint import compute_fingerprint, same_space
 from rag_pipeline.embeddings.models import (
@@ -200,3 +201,19 @@ def test_no_texts_ask_only_for_the_dimension():
 @pytest.mark.parametrize(("texts", "tokens", "taken"), [(3, 10**6, 3), (9, 40, 4), (9, 1, 1)])
 def test_a_batch_keeps_to_texts_and_tokens_and_is_never_empty(texts, tokens, taken):
     assert take_batch(range(9), ["a text of some words"] * 9, texts, tokens) == list(range(taken))
+
+
+def test_a_person_waits_less_than_a_document(monkeypatch):
+    monkeypatch.setattr(openai_compatible, "QUERY_TIMEOUT", 0.0)  # and a second for the one text
+    once = RetryPolicy(total=0.1, first=0.2)
+
+    def answer(_number, asked):
+        return Answer({"data": [{"index": 0, "embedding": [1.0, 2.0]}]}, delay=1.6)
+
+    with serve(answer) as endpoint:
+        model = _open(endpoint, policy=once)
+        model._document_retry = RetryPolicy(total=0.1, first=0.2)
+        assert model.embed_documents(["x"]).shape == (1, 2)
+        for impatient in (model.embed_queries, model.hurried().embed_documents):
+            with pytest.raises(ModelUnavailable, match="no answer"):
+                impatient(["x"])

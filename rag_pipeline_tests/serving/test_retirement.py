@@ -1,6 +1,7 @@
 """After the soak the disk is given back: tables and words go, the ledger and the history stay."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.embeddings.store import count_embeddings
 from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
 from rag_pipeline.index.reconciliation import find_discrepancies
-from rag_pipeline.index.store import Generation, list_undropped, read_generation, set_state
+from rag_pipeline.index.store import Generation, detach_versions, list_undropped, read_generation, set_state
 from rag_pipeline.serving.promotion import GateRefusedError, promote, rollback
 from rag_pipeline.serving.retirement import retire_generation, retire_model, retire_soaked
 from rag_pipeline.serving.search import Searcher
@@ -194,3 +195,42 @@ def test_a_search_that_holds_the_tables_delays_the_drop_and_is_not_disturbed(
     assert tables_of(database, serving.id) == 0
     with database.connection() as connection:
         assert count_chunks(connection) == 2
+
+
+def test_searches_go_on_at_full_speed_while_a_drop_or_a_creation_waits_for_a_long_reader(
+    database: Database, settings: Settings, serving: Generation, candidate: Generation
+) -> None:
+    promote(database, candidate.id, actor="me", reason="test", force=True)
+    searcher = Searcher(database)
+    searcher.search("red valve")
+    slowest: list[float] = []
+    with database.session() as reader, reader.transaction():
+        reader.execute("select count(*) from rag.generation_version").fetchone()
+        again = add_model(database, ModelSpec("tiny", settings.model))
+        ensure_generation(database, settings.model_copy(update={"hnsw_m": 20}), again)
+        worker = threading.Thread(target=retire_soaked, args=(database, 0))
+        worker.start()
+        give_up = time.monotonic() + 1.5
+        while time.monotonic() < give_up:
+            began = time.monotonic()
+            assert searcher.search("red valve", k=1).hits[0].uri == "a"
+            slowest.append(time.monotonic() - began)
+        assert worker.is_alive(), "it waits for the reader"
+    worker.join(timeout=30)
+    assert tables_of(database, serving.id) == 0
+    assert len(slowest) > 20, "no search waited behind the drop"
+
+
+def test_a_detachment_that_was_cut_short_is_finished(
+    database: Database, serving: Generation, candidate: Generation
+) -> None:
+    promote(database, candidate.id, actor="me", reason="test", force=True)
+    with database.session() as reader, reader.transaction():
+        reader.execute("select count(*) from rag.generation_version").fetchone()
+        with database.session() as session, pytest.raises(Exception, match="lock timeout"):
+            detach_versions(session, serving.id, 0.2)
+    assert count(database, "select count(*) from pg_inherits where inhdetachpending") == 1
+    assert Searcher(database).search("red valve", k=1).hits[0].uri == "a"
+    retire_soaked(database, 0)
+    assert tables_of(database, serving.id) == 0
+    assert find_discrepancies(database, candidate).clean

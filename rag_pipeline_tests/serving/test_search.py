@@ -2,6 +2,8 @@
 
 import math
 import random
+import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,19 +14,21 @@ import pytest
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.models import EmbeddingModel, ModelSpec, load_model
+from rag_pipeline.embeddings.models import EmbeddingModel, ModelError, ModelSpec, load_model
 from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
 from rag_pipeline.index.store import Generation, drop_generation_tables, merge_metrics, read_generation, set_state
 from rag_pipeline.serving import search as search_module
 from rag_pipeline.serving.promotion import promote
+from rag_pipeline.serving.retirement import retire_soaked
 from rag_pipeline.serving.search import Mode, NothingServesError, Searcher
 from rag_pipeline.serving.search_store import compose_nearest, to_parameter
 from rag_pipeline.settings import Settings
 from rag_pipeline.versions.store import read_clock
 from rag_pipeline_tests.conftest import Server, make_settings
 from rag_pipeline_tests.content import delete_texts, put_texts
+from rag_pipeline_tests.serving.remote_model import serve_model
 from rag_pipeline_tests.tiny_model import make_text
 from rag_pipeline_tests.whole_run import bring_up
 
@@ -63,7 +67,9 @@ def corpus(server: Server, tiny_model: Path) -> Any:
     put_texts(database, {**texts, "secret": "red valve secret"}, metadata=metadata, tenant="other")
     number = bring_up(database, settings).id
     with database.transaction() as connection:
-        merge_metrics(connection, number, {"fusion_weight": 0.7})  # instead of what was learned
+        merge_metrics(
+            connection, number, {"fusion_weight": 0.7, "similarity_floor": None}
+        )  # instead of what was learned
         generation = read_generation(connection, number)
     yield database, generation
     database.close()
@@ -368,11 +374,146 @@ def test_a_table_dropped_under_a_searcher_that_still_points_there_is_survived(
         assert searcher.search("red valve", mode=mode).generation == second.id
 
 
+def test_cutovers_in_the_middle_of_searches_mix_nothing_and_fail_none(
+    database: Database, settings: Settings, other_tiny_model: Path
+) -> None:
+    texts = {f"doc{n}": make_text(random.Random(n), 60) for n in range(120)}
+    put_texts(database, texts)
+    first = bring_up(database, settings)
+    second = _build_other(database, settings, other_tiny_model)
+    slugs = {first.id: "tiny", second.id: "other"}
+    models = {
+        "tiny": load_model(ModelSpec("tiny", settings.model)),
+        "other": load_model(ModelSpec("other", f"model2vec:{other_tiny_model}")),
+    }
+    # the cosine of every query with every chunk, by the chunk's own vector in each generation's table
+    cosines = {number: _all_cosines(database, number, models[slug]) for number, slug in slugs.items()}
+    searcher, stop = Searcher(database, ef_search=400), threading.Event()
+    problems: list[str] = []
+    seen: dict[int, int] = {first.id: 0, second.id: 0, 0: 0}
+
+    def search(offset: int) -> None:
+        position = offset
+        while not stop.is_set():
+            position += 1
+            query, mode = QUERIES[position % len(QUERIES)], MODES[position % 3]
+            try:
+                result = searcher.search(query, k=10, mode=mode)
+            except Exception as error:
+                problems.append(repr(error))
+                continue
+            seen[result.generation] += 1
+            if result.model != slugs[result.generation] or {h.generation for h in result.hits} != {result.generation}:
+                problems.append(f"{result.generation} says {result.model}, {[h.generation for h in result.hits]}")
+            if mode != "lexical" and result.embedded_by != result.model:
+                problems.append(f"{result.model} embedded by {result.embedded_by}")
+            for hit in result.hits:
+                wanted = cosines[result.generation][query][hit.chunk_id]
+                if hit.scores["vector"] is not None and abs(hit.scores["vector"] - wanted) > 2e-3:
+                    problems.append(f"{mode}: cosine {hit.scores['vector']} of another generation, not {wanted}")
+
+    threads = [threading.Thread(target=search, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in (second.id, first.id) * 12:
+        promote(database, number, actor="test", reason="test", force=True)
+        time.sleep(0.05)
+    promote(database, second.id, actor="test", reason="test", force=True)
+    retire_soaked(database, 0)
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert problems == []
+    assert min(seen[first.id], seen[second.id]) > 20
+
+
+def _all_cosines(database: Database, number: int, model: EmbeddingModel) -> dict[str, dict[int, float]]:
+    with database.connection() as connection:
+        rows = connection.execute(f"select chunk_id, embedding from rag.index_{number}").fetchall()
+    vectors = np.stack([row[1].to_numpy() for row in rows]).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = {}
+    for query, vector in zip(QUERIES, model.embed_queries(QUERIES), strict=True):
+        scores = vectors @ (vector / np.linalg.norm(vector))
+        found[query] = {row[0]: float(score) for row, score in zip(rows, scores, strict=True)}
+    return found
+
+
 def _build_other(database: Database, settings: Settings, model: Path) -> Generation:
     generation = ensure_generation(database, settings, add_model(database, ModelSpec("other", f"model2vec:{model}")))
     fill_generation(database, settings, generation)
     build_generation(database, settings, generation)
     return generation
+
+
+# a model that cannot be used -------------------------------------------------------------------------------
+
+
+def test_a_hybrid_search_answers_by_words_and_says_why_while_the_model_is_away(
+    database: Database, settings: Settings, tiny_model: Path
+) -> None:
+    put_texts(database, {"a": "red valve", "b": "blue pump"})
+    with serve_model(tiny_model) as remote:
+        bring_up(database, settings, remote.spec)
+        searcher = Searcher(database)
+        whole = searcher.search("red valve")
+        assert (whole.degraded, whole.embedded_by) == (None, "remote")
+        remote.broken = True
+        result = searcher.search("red valve")
+        assert [h.uri for h in result.hits] == ["a"]
+        assert result.hits[0].scores["vector"] is None
+        assert result.embedded_by is None
+        assert "words alone" in (result.degraded or "")
+        assert "out of order" in (result.degraded or "")
+        assert searcher.search("red valve", mode="lexical").degraded is None
+        with pytest.raises(ModelError, match="out of order"):
+            searcher.search("red valve", mode="vector")
+    # the server is gone altogether, for a process that starts now too
+    assert "cannot be reached" in (Searcher(database).search("red valve").degraded or "")
+
+
+# relevance -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_relevant_only_leaves_out_what_is_below_the_floor_of_the_generation(corpus: Any, mode: Mode) -> None:
+    database, generation = corpus
+    everything = Searcher(database, ef_search=1000).search(QUERIES[3], k=200, mode=mode).hits
+    cosines = sorted((h.scores["vector"] for h in everything if h.scores["vector"] is not None), reverse=True)
+    floor = cosines[5] if cosines else 0.5
+    assert Searcher(database).search(QUERIES[3], mode=mode, relevant_only=True).hits  # none is fitted yet
+    with database.transaction() as connection:
+        merge_metrics(connection, generation.id, {"similarity_floor": floor})
+    try:
+        searcher = Searcher(database, ef_search=1000)
+        hits = searcher.search(QUERIES[3], k=200, mode=mode, relevant_only=True).hits
+        few = searcher.search(QUERIES[3], k=3, mode=mode, relevant_only=True).hits
+        assert len(searcher.search(QUERIES[3], k=200, mode=mode).hits) == len(everything)
+    finally:
+        with database.transaction() as connection:
+            merge_metrics(connection, generation.id, {"similarity_floor": None})
+    kept = [h.chunk_id for h in everything if (cosine := h.scores["vector"]) is None or cosine >= floor]
+    assert [h.chunk_id for h in hits] == kept
+    assert [h.rank for h in hits] == list(range(1, len(kept) + 1))
+    assert [h.chunk_id for h in few] == kept[:3]
+    assert len(kept) == (6 if mode != "lexical" else len(everything))
+
+
+def test_a_floor_that_is_fitted_while_a_process_runs_counts_some_seconds_later(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_texts(database, {"a": "red valve", "b": "blue pump"})
+    generation = bring_up(database, settings)
+    with database.transaction() as connection:
+        merge_metrics(connection, generation.id, {"similarity_floor": None})
+    searcher = Searcher(database)
+    assert len(searcher.search("red valve", relevant_only=True).hits) == 2
+    with database.transaction() as connection:
+        merge_metrics(connection, generation.id, {"similarity_floor": 0.9})
+    monkeypatch.setattr(search_module, "TENANTS_KNOWN_SECONDS", 0.0)
+    searcher.search("red valve")
+    assert [h.uri for h in searcher.search("red valve", relevant_only=True).hits] == ["a"]
 
 
 def test_an_unknown_generation_is_named(corpus: Any) -> None:

@@ -329,3 +329,14 @@ delete from rag.lexical_term where chunker_id = :chunker_id;
 
 -- name: limit_lock_wait
 select set_config('lock_timeout', :milliseconds::text, true);
+
+-- name: limit_session_lock_wait^
+select set_config('lock_timeout', :milliseconds, false);
+
+-- name: is_detach_pending$
+-- Null: it is no partition (any more).
+select i.inhdetachpending
+from pg_inherits i
+join pg_class c on c.oid = i.inhrelid
+join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = 'rag' and c.relname = :name;
