@@ -355,7 +355,7 @@ class _Search:
                 self.connection, self.generation, vector, width, narrow.chunk_ids
             )
         many = narrow.how == "many"
-        search_width = min(1000, max(FILTERED_EF_SEARCH if many else self.ef_search, int(width * SLACK)))
+        search_width = min(1000, max(FILTERED_EF_SEARCH if many else 0, self.ef_search, int(width * SLACK)))
         search_store.set_search_width(self.connection, search_width, iterative=many or width > search_width)
         if many:
             return search_store.search_vectors_filtered(self.connection, self.generation, vector, width, self.scope)
