@@ -27,8 +27,9 @@ from benchmarks.measuring import percentile, spread, spread_ratios
 from benchmarks.reporting import Curve, Figure, Goal, Report, run_benchmark
 from rag_pipeline.database.engine import Database, driver_url
 from rag_pipeline.index.store import Generation
+from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.scope import Scope
-from rag_pipeline.serving.search import Mode, Searcher
+from rag_pipeline.serving.search import Searcher
 from rag_pipeline.serving.search_store import list_scope_chunks
 
 K = 10

@@ -31,6 +31,7 @@ from rag_pipeline.serving.comparing import (
     describe_shadow,
     find_difference,
 )
+from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.known_items import (
     FEWEST,
     KnownItem,
@@ -48,7 +49,7 @@ from rag_pipeline.serving.metrics import Verdict, judge_legs
 from rag_pipeline.serving.questions import JudgedQuery
 from rag_pipeline.serving.recall_store import insert_recall
 from rag_pipeline.serving.recall_watch import fit_ef_search
-from rag_pipeline.serving.search import Mode, Searcher
+from rag_pipeline.serving.search import Searcher
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
 

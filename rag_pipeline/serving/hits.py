@@ -1,6 +1,9 @@
-"""What an answer needs of a search hit."""
+"""What a search returns, and what an answer needs of it."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Mode = Literal["hybrid", "vector", "lexical"]
 
 
 class Passage(Protocol):
@@ -17,3 +20,23 @@ class Passage(Protocol):
 
     @property
     def rank(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result. Offsets are in characters of the version's text; scores are cosine and BM25."""
+
+    rank: int
+    score: float
+    document_id: str
+    uri: str
+    title: str
+    version: int
+    chunk_id: int
+    text: str
+    start: int
+    end: int
+    heading_path: list[str]
+    metadata: dict[str, Any]
+    generation: int
+    scores: dict[str, float | None]

@@ -8,9 +8,10 @@ import numpy as np
 
 from rag_pipeline.progress import track
 from rag_pipeline.serving.comparing import Outcome, mean
+from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.metrics import ndcg, recall, reciprocal_rank
 from rag_pipeline.serving.questions import JudgedQuery
-from rag_pipeline.serving.search import Mode, Searcher
+from rag_pipeline.serving.search import Searcher
 
 DEPTH = 100
 

@@ -16,10 +16,11 @@ from rag_pipeline.index.building import (
 )
 from rag_pipeline.index.store import Generation, list_generations, read_generation
 from rag_pipeline.serving.evaluation import evaluate_candidate
+from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.promotion import GateRefusedError, promote
 from rag_pipeline.serving.questions import JudgedQuery
-from rag_pipeline.serving.search import Mode, Searcher
+from rag_pipeline.serving.search import Searcher
 from rag_pipeline.serving.store import latest_evaluation, list_evaluation_queries, upsert_golden_query
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts

@@ -2,8 +2,9 @@
 
 import pytest
 
+from rag_pipeline.serving.hits import Hit
 from rag_pipeline.serving.query_log import describe_search, is_sampled
-from rag_pipeline.serving.search import Hit, SearchResult
+from rag_pipeline.serving.search import SearchResult
 
 DRAWS = [
     ("off", 0.0, 0.0, False),

@@ -19,10 +19,11 @@ from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation, refresh_generation
 from rag_pipeline.index.store import Generation, drop_generation_tables, merge_metrics, read_generation, set_state
-from rag_pipeline.serving import search as search_module
+from rag_pipeline.serving import retrieval
+from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.promotion import promote
 from rag_pipeline.serving.retirement import retire_soaked
-from rag_pipeline.serving.search import Mode, NothingServesError, Searcher
+from rag_pipeline.serving.search import NothingServesError, Searcher
 from rag_pipeline.serving.search_store import compose_nearest, to_parameter
 from rag_pipeline.settings import Settings
 from rag_pipeline.versions.store import read_clock
@@ -220,7 +221,7 @@ def test_a_filtered_search_returns_the_best_of_what_passes_and_all_of_it_if_aske
     corpus: Any, model: Any, monkeypatch: pytest.MonkeyPatch, name: str, mode: Mode, most_exact: int
 ) -> None:
     database, _ = corpus
-    monkeypatch.setattr(search_module, "MOST_EXACT", most_exact)
+    monkeypatch.setattr(retrieval, "MOST_EXACT", most_exact)
     where, passes = FILTERS[name]
     rows = [row for row in read_chunks(database) if passes(row[3])]
     searcher = Searcher(database, ef_search=200)
@@ -244,7 +245,7 @@ def test_tenants_never_see_each_other(
     corpus: Any, monkeypatch: pytest.MonkeyPatch, mode: Mode, most_exact: int
 ) -> None:
     database, _ = corpus
-    monkeypatch.setattr(search_module, "MOST_EXACT", most_exact)
+    monkeypatch.setattr(retrieval, "MOST_EXACT", most_exact)
     searcher = Searcher(database)
     mine = {row[0] for row in read_chunks(database)}
     theirs = {row[0] for row in read_chunks(database, "other")}
@@ -511,7 +512,7 @@ def test_a_floor_that_is_fitted_while_a_process_runs_counts_some_seconds_later(
     assert len(searcher.search("red valve", relevant_only=True).hits) == 2
     with database.transaction() as connection:
         merge_metrics(connection, generation.id, {"similarity_floor": 0.9})
-    monkeypatch.setattr(search_module, "TENANTS_KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(retrieval, "TENANTS_KNOWN_SECONDS", 0.0)
     searcher.search("red valve")
     assert [h.uri for h in searcher.search("red valve", relevant_only=True).hits] == ["a"]
 
