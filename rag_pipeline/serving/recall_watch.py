@@ -14,7 +14,7 @@ from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_model_by_id
 from rag_pipeline.index.store import Generation, list_generations, merge_metrics
 from rag_pipeline.progress import track
-from rag_pipeline.serving import recall_store, search_store
+from rag_pipeline.serving import recall_store, retrieval, search_store
 from rag_pipeline.serving.known_items import pick_sentences
 from rag_pipeline.serving.legs import read_ef_search
 from rag_pipeline.serving.recall import (
@@ -33,7 +33,6 @@ from rag_pipeline.serving.recall import (
     score_recall,
     summarise_recall,
 )
-from rag_pipeline.serving.retrieval import FILTERED_EF_SEARCH, MOST_EXACT, narrow_to_scope, search_narrowed
 from rag_pipeline.serving.scope import Scope as SearchScope
 from rag_pipeline.settings import Settings
 
@@ -208,11 +207,11 @@ def _measure_scope(
     queries = _drop_directionless(vectors)
     chunks = search_store.list_scope_chunks(connection, generation, scope, None)
     exact = [search_store.search_vectors_exactly(connection, generation, query, K, chunks) for query in queries]
-    width = max(FILTERED_EF_SEARCH, ef_search) if len(chunks) > MOST_EXACT else ef_search
+    width = max(retrieval.FILTERED_EF_SEARCH, ef_search) if len(chunks) > retrieval.MOST_EXACT else ef_search
 
     def leg(query: np.ndarray) -> dict[int, float]:
-        narrow = narrow_to_scope(connection, generation, scope)
-        return search_narrowed(connection, generation, query, K, scope, narrow, ef_search)
+        narrow = retrieval.narrow_to_scope(connection, generation, scope)
+        return retrieval.search_narrowed(connection, generation, query, K, scope, narrow, ef_search)
 
     return _compare(kind, subject, width, queries, exact, leg)
 

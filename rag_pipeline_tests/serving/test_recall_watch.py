@@ -13,7 +13,7 @@ from rag_pipeline.automation.store import explain
 from rag_pipeline.database.engine import Database, open_database
 from rag_pipeline.embeddings import registry
 from rag_pipeline.index.store import Generation, read_generation
-from rag_pipeline.serving import recall, search
+from rag_pipeline.serving import recall, retrieval
 from rag_pipeline.serving.assets import list_indexes
 from rag_pipeline.serving.diagnosis import find_recall
 from rag_pipeline.serving.recall_store import RecallMeasurement, compose_whole_table, list_recall, read_latest_recall
@@ -138,7 +138,7 @@ def test_filters_and_small_tenants_are_measured_by_the_path_a_search_takes(
         ("filtered", "default: hundredth=h0", 40, 1.0),
         ("tenant", "small", 40, 1.0),
     ]
-    monkeypatch.setattr(search, "MOST_EXACT", 100)
+    monkeypatch.setattr(retrieval, "MOST_EXACT", 100)
     tenth = measure_scopes(graph.database, graph.generation, graph.vectors, 40)[0]
     assert (tenth.subject, tenth.ef_search) == ("default: tenth=0", 400)
     assert 0.3 < tenth.recall_at_10 < 1
@@ -147,13 +147,15 @@ def test_filters_and_small_tenants_are_measured_by_the_path_a_search_takes(
         asked = {"mode": "vector", "vector": vector, "where": {"tenth": "0"}}
         found.append([h.score for h in Searcher(graph.database).search("x", **asked).hits])  # type: ignore[arg-type]
         with monkeypatch.context() as patched:
-            patched.setattr(search, "MOST_EXACT", 10_000)
+            patched.setattr(retrieval, "MOST_EXACT", 10_000)
             exact.append([h.score for h in Searcher(graph.database).search("x", **asked).hits])  # type: ignore[arg-type]
     searched = np.mean([recall.score_recall(f, e) for f, e in zip(found, exact, strict=True)])
     assert tenth.recall_at_10 == pytest.approx(searched)
 
 
 def test_a_watch_records_what_it_measured_and_tells_the_doctor(graph: Graph, target: Settings) -> None:
+    with graph.database.connection() as connection:
+        connection.execute("delete from rag.recall_measurement")  # what the evaluation measured
     assert read_latest_recall_of(graph) == []
     assert "not measured yet" in find_recall(graph.database, target, graph.generation).detail
     [watched] = watch_recall(graph.database, target)
