@@ -1,5 +1,7 @@
 """Which models there are and what each one is: registered by name, known by what it computes."""
 
+import dataclasses
+from collections.abc import Mapping
 from functools import lru_cache
 
 from rag_pipeline.database.engine import Database
@@ -16,6 +18,8 @@ from rag_pipeline.embeddings.fingerprint import (
 from rag_pipeline.embeddings.models import EmbeddingModel, ModelRefused, ModelSpec, load_model
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
+from rag_pipeline.embeddings.weights import describe_changed_weights, hash_source
+from rag_pipeline.settings import ConfiguredModel
 
 MODEL_LOCK = 7461002
 
@@ -69,10 +73,36 @@ def add_model(database: Database, spec: ModelSpec) -> ModelRecord:
     return record if record.state == "probed" else probe_registered_model(database, record)
 
 
+def register_configured_models(database: Database, models: Mapping[str, ConfiguredModel]) -> dict[str, str]:
+    """Register the models of the settings file that are not known yet; nothing is loaded.
+
+    Returns, by slug, why a definition does not count: the slug means another model already. It is never applied.
+    """
+    refused = {}
+    for slug, configured in models.items():
+        spec = ModelSpec(slug, **configured.model_dump())
+        with database.transaction() as connection:
+            new = store.register_model(connection, spec)
+            known = store.read_model(connection, slug)
+        if not new and known is not None and known.spec != spec:
+            refused[slug] = (
+                f"[models.{slug}] in rag.toml is not what is registered: {describe_change(known.spec, spec)}"
+            )
+    return refused
+
+
+def describe_change(known: ModelSpec, asked: ModelSpec) -> str:
+    """In what two definitions of one slug differ, and what to do."""
+    fields = [f.name for f in dataclasses.fields(ModelSpec) if getattr(known, f.name) != getattr(asked, f.name)]
+    differences = [f"{name} is {getattr(known, name)!r}, not {getattr(asked, name)!r}" for name in fields]
+    return f"{'; '.join(differences)}. What a slug means never changes. Choose another slug."
+
+
 def probe_registered_model(database: Database, record: ModelRecord) -> ModelRecord:
     """Load a registered model once, find out what it is, and give it its ledger: its own, or the one of the
     same space under another name."""
     try:
+        weights = hash_source(record.spec)
         model = open_model(record.spec)
         probe = probe_model(model)
         refuse_unusable(record.slug, probe)
@@ -96,6 +126,7 @@ def probe_registered_model(database: Database, record: ModelRecord) -> ModelReco
                 "seconds_per_text": probe.seconds_per_text,
                 "norm_min": probe.norm_min,
                 "norm_max": probe.norm_max,
+                "weights_sha256": weights,
             },
         )
         return store.read_model_by_id(connection, record.id)
@@ -121,6 +152,23 @@ def find_space(fingerprint: Fingerprint, models: list[ModelRecord]) -> int | Non
     return None
 
 
+def refuse_changed_weights(record: ModelRecord) -> None:
+    """Raise `DriftError` if the weights' files are not those that were probed, byte by byte.
+
+    The canaries cannot see a weight that none of them uses, such as the vector of another word.
+    """
+    if changed := describe_changed_weights(record.spec, record.probe.get("weights_sha256")):
+        raise DriftError(explain_drift(record, changed))
+
+
+def explain_drift(record: ModelRecord, reason: str) -> str:
+    """What to tell a person about a model that changed under its name."""
+    return (
+        f"Model {record.slug!r} ({record.spec.source}) is not the one that was registered: {reason}. "
+        "Nothing was embedded. Restore its weights, or register the new ones under another slug."
+    )
+
+
 def open_checked_model(record: ModelRecord) -> EmbeddingModel:
     """The loaded model, after its canaries were computed again. Raises `DriftError` if they differ."""
     _check_drift(record)
@@ -137,7 +185,4 @@ def _check_drift(record: ModelRecord) -> None:
         return
     verdict = same_space(_canaries_now(record.spec), unpack_fingerprint(record.canaries))
     if not verdict.same:
-        raise DriftError(
-            f"Model {record.slug!r} ({record.spec.source}) is not the one that was registered: {verdict.reason}. "
-            "Nothing was embedded. Restore its weights, or register the new ones under another slug."
-        )
+        raise DriftError(explain_drift(record, verdict.reason))
