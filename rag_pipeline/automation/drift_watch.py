@@ -8,7 +8,6 @@ from typing import Literal
 from rag_pipeline.automation.alerts import raise_alert
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.embeddings.drift import Look, describe_looks, look_at_model
-from rag_pipeline.embeddings.registry import explain_drift
 from rag_pipeline.embeddings.store import ModelRecord, list_models, set_drift
 from rag_pipeline.index.store import ACTIVE_STATES, list_generations
 
@@ -48,7 +47,7 @@ def judge_look(record: ModelRecord, look: Look, before: Seen, now: datetime) -> 
         seen = Seen(look.token, look.drift, None, "drift")
         if before.alarm == "drift":
             return Verdict(seen)
-        return Verdict(seen, "model_drift", explain_drift(record, look.drift) + " What serves goes on.")
+        return Verdict(seen, "model_drift", look.drift + " What serves goes on.")
     well = Seen(look.token)
     if before.alarm is None:
         return Verdict(well)
@@ -56,10 +55,11 @@ def judge_look(record: ModelRecord, look: Look, before: Seen, now: datetime) -> 
 
 
 def list_models_in_use(pipeline: Pipeline) -> list[ModelRecord]:
-    """The probed models of the active generations; those not looked at for longest first."""
+    """The probed models of the active generations, and those known to have drifted: they may be well again. Those
+    not looked at for longest come first."""
     with pipeline.database.connection() as connection:
         used = {g.model_id for g in list_generations(connection, ACTIVE_STATES)}
-        models = [m for m in list_models(connection) if m.id in used and m.canaries]
+        models = [m for m in list_models(connection) if m.canaries and (m.id in used or m.drift)]
     never = datetime.min.replace(tzinfo=UTC)
     return sorted(models, key=lambda m: m.checked_at or never)
 

@@ -80,7 +80,7 @@ def explain_why_not(model: ModelRecord) -> str | None:
     if model.state == "refused":
         return model.reason
     if model.drift is not None:
-        return f"it is not what was registered: {model.drift}"
+        return model.drift
     paused = model.probe.get("paused")
     return f"its budget is spent, a person decides: {paused}" if paused else None
 

@@ -8,6 +8,7 @@ import numpy as np
 from rag_pipeline.embeddings.fingerprint import (
     CANARIES,
     QUERY_CANARY,
+    Fingerprint,
     compute_fingerprint,
     make_fingerprint,
     same_space,
@@ -21,13 +22,15 @@ from rag_pipeline.embeddings.models import (
     load_model,
     parse_source,
 )
+from rag_pipeline.embeddings.registry import explain_drift
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.weights import describe_changed_weights, open_model_directory, stat_model
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at a model found. `drift`: what is wrong, None: nothing; `away`: why nothing could be found out.
+    """What a look at a model found. `drift`: what is wrong, as a person is told, None: nothing; `away`: why nothing
+    could be found out.
 
     `token` is what its files looked like ('' for an endpoint), `loaded` whether the model had to be loaded.
     """
@@ -47,7 +50,7 @@ def look_at_model(record: ModelRecord, seen: str = "", may_load: bool = True) ->
     spec = record.spec
     try:
         if parse_source(spec.source)[0] == "openai":
-            return Look(drift=_compare(record, _ask_canaries(spec), spec))
+            return Look(_compare(record, make_fingerprint(_ask_canaries(spec), spec, None)))
         directory = open_model_directory(replace(spec, weights_sha256=None))
         token = stat_model(directory)
         if token == seen:
@@ -57,14 +60,12 @@ def look_at_model(record: ModelRecord, seen: str = "", may_load: bool = True) ->
         open_model_directory(spec)
         changed = describe_changed_weights(spec, record.probe.get("weights_sha256"))
         if changed:
-            return Look(drift=changed, token=token)
-        model = load_model(spec)
-        verdict = same_space(compute_fingerprint(model, spec), unpack_fingerprint(record.canaries or b""))
-        return Look(drift=None if verdict.same else verdict.reason, token=token, loaded=True)
+            return Look(explain_drift(record, changed), token=token)
+        return Look(_compare(record, compute_fingerprint(load_model(spec), spec)), token=token, loaded=True)
     except ModelUnavailable as error:
         return Look(away=str(error))
     except ModelRefused as error:
-        return Look(drift=str(error))
+        return Look(explain_drift(record, str(error)))
     except Exception as error:  # what a library raises on files at odds with it, or out of memory, is anyone's guess
         return Look(away=f"model {spec.slug!r} cannot be loaded: {error!r}")
 
@@ -79,16 +80,15 @@ def _ask_canaries(spec: ModelSpec) -> np.ndarray:
         return error.vectors
 
 
-def _compare(record: ModelRecord, vectors: np.ndarray, spec: ModelSpec) -> str | None:
-    registered = unpack_fingerprint(record.canaries or b"")
-    verdict = same_space(make_fingerprint(vectors, spec, None), registered)
-    return None if verdict.same else verdict.reason
+def _compare(record: ModelRecord, now: Fingerprint) -> str | None:
+    verdict = same_space(now, unpack_fingerprint(record.canaries or b""))
+    return None if verdict.same else explain_drift(record, verdict.reason)
 
 
 def describe_looks(looks: Mapping[str, Look]) -> str:
     """One line for whoever watches the ticks."""
     words = {
-        slug: look.away or (f"not what was registered: {look.drift}" if look.drift else "unchanged")
+        slug: look.away or look.drift or "unchanged"
         for slug, look in looks.items()
     }
     return "; ".join(f"{slug}: {said}" for slug, said in words.items())

@@ -39,7 +39,7 @@ def diagnose(database: Database, settings: Settings) -> list[Finding]:
         pending = store.count_pending(connection)
         drifted = [model for model in list_models(connection) if model.drift]
         untold = list_undelivered(connection)
-    findings += [Finding(f"model {m.slug}", False, f"not what was registered: {m.drift}") for m in drifted]
+    findings += [Finding(f"model {m.slug}", False, str(m.drift)) for m in drifted]
     findings += [describe_untold(untold, settings.alert_channel)] if untold else []
     detail = f"generation {serving.generation_id}" if serving else "nothing serves yet: rag ingest PATH"
     findings.append(Finding("serving", serving is not None, detail))
