@@ -16,7 +16,7 @@ from benchmarks.measuring import spread
 from benchmarks.reporting import Figure, Goal, Report, run_benchmark
 from rag_pipeline.index.store import read_generation
 from rag_pipeline.serving.evaluation import evaluate_candidate
-from rag_pipeline.serving.evaluation import measure as measure_retrieval
+from rag_pipeline.serving.measuring import measure as measure_retrieval
 from rag_pipeline.serving.metrics import bootstrap_difference
 from rag_pipeline.serving.questions import read_queries
 from rag_pipeline.serving.search import Mode, Searcher

@@ -346,7 +346,7 @@ def evaluate(
 ) -> None:
     """nDCG@10, recall@100 and MRR on judged queries, over the whole retrieval path."""
     from rag_pipeline.progress import BarReporter, report_to
-    from rag_pipeline.serving.evaluation import format_run, measure
+    from rag_pipeline.serving.measuring import format_run, measure
     from rag_pipeline.serving.questions import read_queries
     from rag_pipeline.serving.search import Searcher
 
@@ -574,6 +574,48 @@ def model_swap(
             f"Not promoted. See the evidence: rag status; override: rag model promote {slug} --force --reason …"
         )
     _say("it serves now" if outcome["promoted"] else f"let it serve with: rag model promote {slug}")
+
+
+@model.command("compare")
+@click.argument("candidate")
+@click.argument("baseline", required=False)
+@click.option("--fresh", is_flag=True, help="Ask both again instead of showing the newest evaluation on record.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page with tables and plots.")
+@json_option
+def model_compare(candidate: str, baseline: str | None, fresh: bool, html: Path | None, as_json: bool) -> None:
+    """CANDIDATE against BASELINE (default: what serves): figures with intervals, and the queries that got worse.
+
+    Each is a model's slug or a generation's number. Without an evaluation on record both are asked now.
+    """
+    from rag_pipeline.progress import BarReporter, report_to
+    from rag_pipeline.serving.comparing import list_figures, list_soundness
+    from rag_pipeline.serving.comparison import compare_generations
+
+    with _database() as (settings, database), report_to(BarReporter()):
+        found = compare_generations(database, settings, candidate, baseline, fresh=fresh)
+    metrics = found.evaluation.metrics
+    if html:
+        from rag_pipeline.serving.comparison_page import render_page
+
+        html.write_text(render_page(found), encoding="utf-8")
+        _say(f"written: {html}")
+    if as_json:
+        _print_json(found.to_json())
+        return
+    names = [f"{g.model} (generation {g.id})" for g in (found.candidate, found.baseline)]
+    if rows := list_figures(metrics):
+        columns = ["", names[0], names[1], "difference (95 % interval)"]
+        _table(f"{names[0]} against {names[1]}", columns, [list(row) for row in rows])
+    _table(f"{names[0]} by itself", ["", ""], [list(row) for row in list_soundness(metrics)])
+    if worst := metrics.get("worst"):
+        _table(
+            "Queries that got worse",
+            ["query", "nDCG@10", "was", "finds now", "found before"],
+            [[w["query"], *w["ndcg_at_10"], *("\n".join(w[s][:3]) for s in ("candidate", "baseline"))] for w in worst],
+        )
+    for note in metrics.get("notes", []):
+        _say(note)
+    _say(f"{found.evaluation.verdict}: {found.evaluation.reason}")
 
 
 @model.command("promote")

@@ -1,6 +1,6 @@
-"""How runs show what they did: Markdown tables, rates, one small plot. Pure."""
+"""How runs show what they did: Markdown tables and rates. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LONGEST_CELL = 100
@@ -28,43 +28,3 @@ def _show(cell: Any) -> str:
 def rate(amount: float, seconds: float) -> float:
     """Amount per second, 0 where nothing took time."""
     return round(amount / seconds, 1) if seconds > 0 else 0.0
-
-
-COMPARED = ("ndcg_at_10", "recall_at_100", "mrr")
-
-
-def compare_metrics(metrics: Mapping[str, Any]) -> str:
-    """An evaluation's figures as a table: the candidate beside what it was compared with."""
-    candidate, baseline = metrics.get("candidate") or {}, metrics.get("baseline") or {}
-    names = [name for name in (*COMPARED, "p50_ms", "p95_ms", "queries") if name in candidate]
-    if not baseline:
-        return make_table(["metric", "candidate"], [(name, candidate[name]) for name in names])
-    rows = [(name, candidate[name], baseline.get(name)) for name in names]
-    return make_table(["metric", "candidate", "serving"], rows)
-
-
-def plot_metrics(metrics: Mapping[str, Any]) -> str | None:
-    """The same figures as a bar chart in Markdown (an inline PNG), or None where nothing was measured."""
-    candidate, baseline = metrics.get("candidate") or {}, metrics.get("baseline") or {}
-    if not candidate:
-        return None
-    import base64
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 2.2), layout="constrained")
-    axes = figure.subplots()
-    sides = [("candidate", candidate), ("serving", baseline)] if baseline else [("candidate", candidate)]
-    width = 0.8 / len(sides)
-    for number, (label, values) in enumerate(sides):
-        heights = [float(values.get(name, 0)) for name in COMPARED]
-        places = [place + number * width for place in range(len(COMPARED))]
-        axes.bar_label(axes.bar(places, heights, width, label=label), fmt="%.3f", fontsize=7)
-    axes.set_xticks([place + width * (len(sides) - 1) / 2 for place in range(len(COMPARED))], COMPARED)
-    axes.set_ylim(0, 1.1)
-    axes.legend(fontsize=7, loc="lower right")
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)  # type: ignore[no-untyped-call]
-    return f"![metrics](data:image/png;base64,{base64.b64encode(image.getvalue()).decode()})"

@@ -151,6 +151,16 @@ def count_rows(connection: psycopg.Connection, generation: Generation) -> int:
     return int(row[0]) if row else 0
 
 
+def count_zero_vectors(connection: psycopg.Connection, generation: Generation) -> int:
+    """Rows of the generation's table whose vector has no direction; costs a pass over it."""
+    row = connection.execute(
+        sql.SQL("select count(*) from rag.{} where l2_norm(embedding) = 0").format(
+            sql.Identifier(generation.table_name)
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def drop_index(connection: psycopg.Connection, generation: Generation) -> None:
     """Drop the generation's HNSW index, if there is one."""
     connection.execute(sql.SQL("drop index if exists rag.{}").format(sql.Identifier(generation.index_name)))

@@ -1,24 +1,28 @@
 """Proof and cutover: `retrieval_evaluation`, `serving_index`, and the checks that look at what serves."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
 from rag_pipeline.automation.partitions import EMBEDDING_MODELS
-from rag_pipeline.automation.reports import compare_metrics, make_table, plot_metrics
+from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.store import explain, read_any_vector
 from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active
 from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, count_rows
+from rag_pipeline.serving.comparing import ComparedQuery, list_figures, list_soundness
 from rag_pipeline.serving.evaluation import evaluate_candidate
+from rag_pipeline.serving.plots import plot_changes, plot_means, plot_weights, to_markdown
 from rag_pipeline.serving.promotion import GateRefusedError, promote
 from rag_pipeline.serving.search_store import compose_nearest, to_parameter
-from rag_pipeline.serving.store import latest_evaluation, list_promotions, read_serving
+from rag_pipeline.serving.store import latest_evaluation, list_evaluation_queries, list_promotions, read_serving
 
 # Below this, comparing every row is cheaper than walking the graph, and the planner knows it.
 SMALL_TABLE = 20_000
+MOST_ROWS = 50
 
 
 class PromotionConfig(dg.Config):
@@ -55,19 +59,30 @@ def retrieval_evaluation(
     generation = find_generation(pipeline, context.partition_key)
     with pipeline.show_progress(context.log):
         evaluation = evaluate_candidate(pipeline.database, pipeline.settings, generation)
+    metrics = evaluation.metrics
+    with pipeline.database.connection() as connection:
+        queries = list_evaluation_queries(connection, evaluation.id)
+    figures = make_table(["", "candidate", "serving", "difference (95 % interval)"], list_figures(metrics))
     metadata: dict[str, Any] = {
         "generation": generation.id,
         "baseline": evaluation.baseline_id or 0,
         "verdict": evaluation.verdict,
         "allows": evaluation.allows,
         "reason": evaluation.reason,
-        "metrics": dg.MetadataValue.md(compare_metrics(evaluation.metrics)),
-        "worst": dg.MetadataValue.md(list_worst(evaluation.metrics)),
-        "evidence": dg.MetadataValue.json(evaluation.metrics),
+        "figures": dg.MetadataValue.md(figures),
+        "soundness": dg.MetadataValue.md(make_table(["", ""], list_soundness(metrics))),
+        "queries that got worse": dg.MetadataValue.md(list_worst(metrics)),
+        "queries": dg.MetadataValue.md(list_queries(queries)),
+        "evidence": dg.MetadataValue.json(metrics),
         "seconds": round(time.monotonic() - began, 3),
     }
-    if plot := plot_metrics(evaluation.metrics):
-        metadata["plot"] = dg.MetadataValue.md(plot)
+    if side := metrics.get("candidate"):
+        # numbers of their own, so that Dagster draws them over time
+        metadata |= {name: side[name] for name in ("ndcg_at_10", "recall_at_10", "mrr", "p95_ms")}
+        metadata["plot"] = dg.MetadataValue.md(to_markdown(plot_means(metrics), "figures"))
+        metadata["plot of changes"] = dg.MetadataValue.md(to_markdown(plot_changes(queries), "changes"))
+    if metrics.get("fusion"):
+        metadata["plot of the fusion weight"] = dg.MetadataValue.md(to_markdown(plot_weights(metrics), "weights"))
     return dg.MaterializeResult(metadata=metadata)
 
 
@@ -75,6 +90,15 @@ def list_worst(metrics: dict[str, Any]) -> str:
     """The queries that lost most, with both rankings, as a table."""
     rows = [(w["query"], *w["ndcg_at_10"], w["candidate"], w["baseline"]) for w in metrics.get("worst", [])]
     return make_table(["query", "nDCG@10", "was", "candidate finds", "serving finds"], rows)
+
+
+def list_queries(queries: Sequence[ComparedQuery]) -> str:
+    """The first of all queries with both figures, those that lost most first; all are in rag.evaluation_query."""
+    rows = [
+        (q.kind, q.query, q.candidate.ndcg_at_10, q.baseline.ndcg_at_10, q.overlap_at_10)
+        for q in sorted(queries, key=lambda q: (q.change, q.overlap_at_10))[:MOST_ROWS]
+    ]
+    return make_table(["kind", "query", "nDCG@10", "serving", "overlap"], rows)
 
 
 @dg.asset(

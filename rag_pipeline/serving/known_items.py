@@ -4,6 +4,7 @@ The chunk competes as it is without the sentence (its vector and its words are c
 is measured on meaning and not on finding the same words again.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,40 +34,41 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class KnownItem:
-    """A chunk, the sentence taken out of it, and what is left of it as it would be embedded."""
+    """A document, a sentence taken out of it, and what is left of each chunk that held it, as it would be embedded.
 
-    chunk_id: int
+    A chunker with overlap may have the sentence in two chunks; `rests` is by chunk id.
+    """
+
+    document: int
     query: str
-    rest: str
+    rests: Mapping[int, str]
 
 
 @dataclass(frozen=True)
 class Legs:
-    """What both legs return for an item's query, with the item as it is without its sentence.
+    """What both legs return for an item's query, with the item's chunks as they are without the sentence.
 
     `document_of` names one document of each chunk; of a chunk that several hold, the item's where it is one.
+    `likeness` is the cosine of the query and its own chunk, `stranger` that of the query and another item's.
     """
 
-    chunk_id: int
+    document: int
     vector: Mapping[int, float]
     lexical: Mapping[int, float]
     document_of: Mapping[int, int]
+    likeness: float = 0.0
+    stranger: float = 0.0
+    milliseconds: float = 0.0
+
+    def list_documents(self, weight: float) -> list[int]:
+        """Documents after fusion, best first, each at its best chunk, as the judged measures rank them."""
+        fused = fuse(self.vector, self.lexical, weight)
+        return list(dict.fromkeys(self.document_of[f.chunk_id] for f in fused if f.chunk_id in self.document_of))
 
     def rank(self, weight: float) -> int | None:
-        """The place of the item's document after fusion, from 1; None where neither leg returned it.
-
-        Documents and not chunks are ranked, each at its best chunk, as the judged measures do.
-        """
-        wanted = self.document_of.get(self.chunk_id)
-        passed: set[int] = set()
-        for fused in fuse(self.vector, self.lexical, weight):
-            document = self.document_of.get(fused.chunk_id)
-            if document is None or document in passed:
-                continue
-            passed.add(document)
-            if document == wanted:
-                return len(passed)
-        return None
+        """The place of the item's document, from 1; None where neither leg returned it."""
+        documents = self.list_documents(weight)
+        return documents.index(self.document) + 1 if self.document in documents else None
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,30 @@ def choose_weight(reciprocal_ranks: np.ndarray, default: float) -> WeightChoice:
     return WeightChoice(weight, mrr, items, f"the weight nearest {default} among {span}, which cannot be told apart")
 
 
-def make_items(connection: psycopg.Connection, generation: Generation, most: int = ITEMS) -> list[KnownItem]:
-    """Items from a repeatable random sample of what a generation serves."""
-    items = []
-    for chunk_id, title, heading_path, text in store.sample_chunks(connection, generation, "known-item", 2 * most):
+def pick_sentences(connection: psycopg.Connection, generation: Generation, most: int = ITEMS) -> list[tuple[int, str]]:
+    """(document number, sentence) from a repeatable random sample of what a generation serves."""
+    found = []
+    for text, document in store.sample_chunks(connection, generation, "known-item", 2 * most):
         sentence = pick_sentence(text)
-        if sentence is None:
-            continue
-        rest = text.replace(sentence, " ")
-        if len(rest.strip().encode()) >= SHORTEST_REST:
-            items.append(KnownItem(chunk_id, sentence, embedded_text(title, heading_path, rest)))
-    return items[:most]
+        if sentence is not None and document is not None:
+            found.append((document, sentence))
+    return found
+
+
+def place_items(
+    connection: psycopg.Connection, generation: Generation, sentences: Sequence[tuple[int, str]]
+) -> dict[int, KnownItem]:
+    """Items by their place in `sentences`, as this generation cuts the documents.
+
+    A sentence that no chunk holds whole, or that is most of its chunk, makes no item.
+    """
+    rests: dict[int, dict[int, str]] = {}
+    for place, chunk_id, title, heading_path, text in store.locate_sentences(connection, generation, sentences):
+        rest = text.replace(sentences[place][1], " ")
+        # '': too little is left, and the sentence is of no use whatever its other chunks are
+        kept = embedded_text(title, heading_path, rest) if len(rest.strip().encode()) >= SHORTEST_REST else ""
+        rests.setdefault(place, {})[chunk_id] = kept
+    return {place: KnownItem(*sentences[place], found) for place, found in sorted(rests.items()) if all(found.values())}
 
 
 def search_items(
@@ -129,30 +144,51 @@ def search_items(
     if not items:
         return []
     queries = model.embed_queries([item.query for item in items])
-    rests = _embed(model, [item.rest for item in items])
+    rests = _embed_rests(model, items)
     analyzer = open_analyzer(generation.stemmer)
     found = []
     with track("known items", len(items), "queries") as advance, database.connection() as connection:
         search_store.set_search_width(connection, max(ef_search, 2 * DEPTH), iterative=False)
-        for item, query, rest in zip(items, queries, rests, strict=True):
+        for place, (item, query) in enumerate(zip(items, queries, strict=True)):
+            began = time.perf_counter()
             near = search_store.search_vectors(connection, generation, query, DEPTH)
             query_terms = read_query_terms(connection, generation, analyzer.count_terms(item.query))
             words = search_store.search_words(
                 connection, generation, query_terms.terms, query_terms.average_length, DEPTH
             )
             near, words = complete_legs(connection, generation, query, near, words, query_terms)
-            near[item.chunk_id] = cosine(stored(query, generation), stored(rest, generation)) - ROUNDING
-            words[item.chunk_id] = score_text(query_terms, analyzer.count_terms(item.rest))
-            holders = store.list_holders(connection, generation, [item.chunk_id, *near, *words])
-            found.append(Legs(item.chunk_id, near, words, choose_documents(item.chunk_id, holders)))
+            milliseconds = (time.perf_counter() - began) * 1000
+            own = {
+                chunk: cosine(stored(query, generation), stored(rest, generation))
+                for chunk, rest in rests[place].items()
+            }
+            near |= {chunk: likeness - ROUNDING for chunk, likeness in own.items()}
+            words |= {chunk: score_text(query_terms, analyzer.count_terms(rest)) for chunk, rest in item.rests.items()}
+            holders = store.list_holders(connection, generation, [*near, *words])
+            stranger = next(iter(rests[place - 1].values()))
+            found.append(
+                Legs(
+                    item.document,
+                    near,
+                    words,
+                    choose_documents(item.document, holders),
+                    max(own.values()),
+                    cosine(query, stranger),
+                    milliseconds,
+                )
+            )
             advance(1)
     return found
 
 
-def choose_documents(chunk_id: int, holders: Mapping[int, Sequence[int]]) -> dict[int, int]:
+def choose_documents(document: int, holders: Mapping[int, Sequence[int]]) -> dict[int, int]:
     """One document for each chunk: the item's own where it holds the chunk too, else the first."""
-    own = min(holders.get(chunk_id, ()), default=None)
-    return {chunk: own if own in held else min(held) for chunk, held in holders.items() if own is not None}
+    return {chunk: document if document in held else min(held) for chunk, held in holders.items()}
+
+
+def _embed_rests(model: EmbeddingModel, items: Sequence[KnownItem]) -> list[dict[int, np.ndarray]]:
+    vectors = iter(_embed(model, [rest for item in items for rest in item.rests.values()]))
+    return [{chunk: next(vectors) for chunk in item.rests} for item in items]
 
 
 def _embed(model: EmbeddingModel, texts: Sequence[str]) -> np.ndarray:
@@ -178,3 +214,24 @@ def score_weights(legs: Sequence[Legs]) -> np.ndarray:
     return np.array([[1 / (leg.rank(weight) or np.inf) for weight in WEIGHTS] for leg in legs]).reshape(
         len(legs), len(WEIGHTS)
     )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The cosine below which a hit is usually beside the point. `strangers_above`: how often chance passes it."""
+
+    similarity: float
+    strangers_above: float
+    items: int
+
+
+def fit_floor(legs: Sequence[Legs]) -> Floor | None:
+    """The cosine that 95 % of the items' queries have with their own chunk; None where there are few items.
+
+    Every model spreads its cosines differently: a threshold kept through a swap finds nothing, or everything.
+    """
+    if len(legs) < FEWEST:
+        return None
+    similarity = float(np.percentile([leg.likeness for leg in legs], 5))
+    above = float(np.mean([leg.stranger >= similarity for leg in legs]))
+    return Floor(round(similarity, 4), round(above, 4), len(legs))

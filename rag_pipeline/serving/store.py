@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from rag_pipeline.database.files import load_queries
 from rag_pipeline.index.store import Generation
+from rag_pipeline.serving.comparing import FIGURES, SHOWN, ComparedQuery, Outcome
 
 QUERIES = load_queries("serving")
 
@@ -99,6 +100,64 @@ def latest_evaluation(connection: psycopg.Connection, generation_id: int) -> Eva
     return Evaluation(*row) if row else None
 
 
+def latest_comparison(connection: psycopg.Connection, generation_id: int, baseline_id: int) -> Evaluation | None:
+    """The newest verdict on a generation against a certain other one, or None."""
+    row = QUERIES.latest_comparison(connection, generation_id=generation_id, baseline_id=baseline_id)
+    return Evaluation(*row) if row else None
+
+
+def insert_evaluation_queries(
+    connection: psycopg.Connection, evaluation_id: int, queries: Sequence[ComparedQuery]
+) -> None:
+    """Record every query of an evaluation with what both sides made of it."""
+    rows = [
+        {
+            "evaluation_id": evaluation_id,
+            "kind": query.kind,
+            "query_id": query.query_id,
+            "query": query.query,
+            "overlap_at_10": query.overlap_at_10,
+            **{
+                f"{side}_{name}": getattr(outcome, name)
+                for side, outcome in (("candidate", query.candidate), ("baseline", query.baseline))
+                for name in FIGURES
+            },
+            "candidate": query.candidate.results[:SHOWN],
+            "baseline": query.baseline.results[:SHOWN],
+        }
+        for query in queries
+    ]
+    if rows:
+        QUERIES.insert_evaluation_queries(connection, rows)
+
+
+def list_evaluation_queries(connection: psycopg.Connection, evaluation_id: int) -> list[ComparedQuery]:
+    """Every query of an evaluation; times are not kept."""
+    found = []
+    for kind, query_id, query, *figures, _overlap, candidate, baseline in QUERIES.list_evaluation_queries(
+        connection, evaluation_id=evaluation_id
+    ):
+        found.append(
+            ComparedQuery(kind, query_id, query, Outcome(candidate, *figures[0::2]), Outcome(baseline, *figures[1::2]))
+        )
+    return found
+
+
+def list_known_names(connection: psycopg.Connection, tenant: str, names: Sequence[str]) -> set[str]:
+    """Those of the names that are documents of the tenant now."""
+    return {row[0] for row in QUERIES.list_documents_by_name(connection, tenant=tenant, names=list(names))}
+
+
+def name_documents(connection: psycopg.Connection, document_ids: Sequence[int]) -> dict[int, str]:
+    """What documents are called in search hits, by their numbers."""
+    return dict(QUERIES.name_documents(connection, document_ids=list(document_ids)))
+
+
+def sample_logged_searches(connection: psycopg.Connection, most: int) -> list[tuple[int, str, str, dict[str, str]]]:
+    """(number, tenant, query, filters) of the logged searches asked last, each once."""
+    return list(QUERIES.sample_logged_searches(connection, most=most))
+
+
 def lock_pointer(connection: psycopg.Connection) -> None:
     """Hold the pointer until the transaction ends."""
     list(QUERIES.lock_pointer(connection))
@@ -143,11 +202,27 @@ def list_promotions(connection: psycopg.Connection) -> list[Promotion]:
 
 def sample_chunks(
     connection: psycopg.Connection, generation: Generation, seed: str, most: int
-) -> list[tuple[int, str, list[str], str]]:
-    """(chunk id, title, heading path, text) of a repeatable random sample of what a generation serves."""
+) -> list[tuple[str, int]]:
+    """(text, document number) of a repeatable random sample of what a generation serves."""
     return list(
         QUERIES.sample_chunks(
             connection, generation_id=generation.id, chunker_id=generation.chunker_id, seed=seed, most=most
+        )
+    )
+
+
+def locate_sentences(
+    connection: psycopg.Connection, generation: Generation, sentences: Sequence[tuple[int, str]]
+) -> list[tuple[int, int, str, list[str], str]]:
+    """(place in the list given, chunk id, title, heading path, text) of the chunks that hold each sentence of a
+    document, as the generation cuts it. sentences: (document number, sentence)."""
+    return list(
+        QUERIES.locate_sentences(
+            connection,
+            generation_id=generation.id,
+            chunker_id=generation.chunker_id,
+            document_ids=[document for document, _ in sentences],
+            sentences=[sentence for _, sentence in sentences],
         )
     )
 
@@ -162,17 +237,9 @@ def list_holders(
     return dict(rows)
 
 
-def list_served_chunks(connection: psycopg.Connection, generation: Generation, chunk_ids: Sequence[int]) -> set[int]:
-    """Those of the chunks that a generation serves."""
-    rows = QUERIES.list_served_chunks(
-        connection, generation_id=generation.id, chunker_id=generation.chunker_id, chunk_ids=list(chunk_ids)
-    )
-    return {row[0] for row in rows}
-
-
-def list_golden_queries(connection: psycopg.Connection, tenant: str) -> list[tuple[str, str, dict[str, float]]]:
-    """(query id, text, relevant) of the judged queries users keep in the database."""
-    return list(QUERIES.list_golden_queries(connection, tenant=tenant))
+def list_golden_queries(connection: psycopg.Connection) -> list[tuple[str, str, str, dict[str, float]]]:
+    """(tenant, query id, text, relevant) of the judged queries users keep in the database."""
+    return list(QUERIES.list_golden_queries(connection))
 
 
 def upsert_golden_query(

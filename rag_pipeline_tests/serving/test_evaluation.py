@@ -8,14 +8,8 @@ import pytest
 from rag_pipeline.database.engine import Database
 from rag_pipeline.index.building import cut_for
 from rag_pipeline.index.store import Generation, read_generation
-from rag_pipeline.serving.evaluation import (
-    Measured,
-    Scored,
-    compare,
-    evaluate_candidate,
-    format_run,
-    measure,
-)
+from rag_pipeline.serving.evaluation import evaluate_candidate
+from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.promotion import GateRefusedError, promote
 from rag_pipeline.serving.questions import JudgedQuery
 from rag_pipeline.serving.search import Mode, Searcher
@@ -75,12 +69,6 @@ def test_measuring_ranks_as_a_search_does(database: Database, texts: dict[str, s
         for scored in ask(database, queries, mode).scored:
             hits = Searcher(database).search(scored.query.text, k=300, mode=mode).hits
             assert scored.ranking == list(dict.fromkeys(hit.document_id for hit in hits))
-
-
-def test_a_run_file_is_what_trec_eval_reads() -> None:
-    query = JudgedQuery("q1", "red", {"a": 1.0})
-    text = format_run(Measured(1, "hybrid", [Scored(query, ["a", "b"], 1, 1, 1, 2.0)]))
-    assert text == "q1 Q0 a 1 1.000000 rag-hybrid\nq1 Q0 b 2 0.500000 rag-hybrid\n"
 
 
 def test_the_first_generation_is_called_first(database: Database, serving: Generation) -> None:
@@ -166,15 +154,3 @@ def test_a_candidate_without_its_index_is_broken(database: Database, settings: S
     evaluation = evaluate_candidate(database, settings, candidate)
     assert (evaluation.verdict, evaluation.allows) == ("broken", False)
     assert "HNSW index is missing" in evaluation.reason
-
-
-def test_a_comparison_lists_the_queries_that_got_worse_worst_first() -> None:
-    def scored(name: str, ranking: list[str], value: float) -> Scored:
-        return Scored(JudgedQuery(name, name, {"a": 1.0}), ranking, value, value, value, 1.0)
-
-    baseline = Measured(1, "hybrid", [scored("q1", ["a"], 1.0), scored("q2", ["a"], 1.0), scored("q3", ["b"], 0.0)])
-    candidate = Measured(2, "hybrid", [scored("q1", ["x"], 0.5), scored("q2", ["x"], 0.1), scored("q3", ["a"], 1.0)])
-    found = compare(candidate, baseline)
-    assert (found["queries_worse"], found["queries_better"], found["overlap_at_10"]) == (2, 1, 0.0)
-    assert [row["query"] for row in found["worst"]] == ["q2", "q1"]
-    assert found["worst"][0]["ndcg_at_10"] == [0.1, 1.0]

@@ -13,6 +13,47 @@ where generation_id = :generation_id
 order by id desc
 limit 1;
 
+-- name: latest_comparison^
+-- The newest verdict on one generation against a certain other one.
+select id, generation_id, baseline_id, verdict, allows, reason, metrics, created_at
+from rag.evaluation
+where generation_id = :generation_id and baseline_id = :baseline_id
+order by id desc
+limit 1;
+
+-- name: insert_evaluation_queries*!
+insert into rag.evaluation_query
+    (evaluation_id, kind, query_id, query, candidate_ndcg_at_10, baseline_ndcg_at_10, candidate_recall_at_10,
+     baseline_recall_at_10, candidate_reciprocal_rank, baseline_reciprocal_rank, overlap_at_10, candidate, baseline)
+values (:evaluation_id, :kind, :query_id, :query, :candidate_ndcg_at_10, :baseline_ndcg_at_10, :candidate_recall_at_10,
+        :baseline_recall_at_10, :candidate_reciprocal_rank, :baseline_reciprocal_rank, :overlap_at_10, :candidate,
+        :baseline);
+
+-- name: list_evaluation_queries
+select kind, query_id, query, candidate_ndcg_at_10, baseline_ndcg_at_10, candidate_recall_at_10, baseline_recall_at_10,
+       candidate_reciprocal_rank, baseline_reciprocal_rank, overlap_at_10, candidate, baseline
+from rag.evaluation_query
+where evaluation_id = :evaluation_id
+order by kind, query_id;
+
+-- name: list_documents_by_name
+-- Those of the names that are documents of the tenant, by their own id or their URI.
+select n from unnest(:names::text[]) as n
+where exists (select from rag.document d where d.tenant = :tenant and d.deleted_at is null
+              and (d.external_id = n or d.uri = n));
+
+-- name: name_documents
+select id, coalesce(external_id, uri) from rag.document where id = any(:document_ids::bigint[]);
+
+-- name: sample_logged_searches
+-- The searches asked last, each once, of those that vectors took part in.
+select max(id), tenant, query, filters
+from rag.query_log
+where mode <> 'lexical'
+group by tenant, query, filters
+order by max(id) desc
+limit :most;
+
 -- name: lock_pointer
 -- One move of the pointer at a time.
 select pg_advisory_xact_lock(7461003);
@@ -57,8 +98,13 @@ from rag.promotion
 order by id;
 
 -- name: sample_chunks
--- A repeatable sample of served chunks to make known-item queries of: ordered by their hash, so by chance.
-select c.id, c.title, c.heading_path, c.text
+-- A repeatable sample of served chunks to take sentences from, ordered by their hash, so by chance; of the documents
+-- that hold one, the first.
+select c.text, (
+    select min(gv.document_id)
+    from rag.version_chunk vc
+    join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
+    where vc.chunk_id = c.id and vc.chunker_id = :chunker_id) as document_id
 from rag.chunk c
 where octet_length(c.text) >= 200
   and exists (
@@ -68,6 +114,16 @@ where octet_length(c.text) >= 200
 order by md5(encode(c.content_sha256, 'hex') || :seed)
 limit :most;
 
+-- name: locate_sentences
+-- The chunks that hold each sentence of a document, as a generation cuts it.
+select distinct s.n - 1, c.id, c.title, c.heading_path, c.text
+from unnest(:document_ids::bigint[], :sentences::text[]) with ordinality as s(document_id, sentence, n)
+join rag.generation_version gv on gv.generation_id = :generation_id and gv.document_id = s.document_id
+join rag.version_chunk vc on vc.version_id = gv.version_id and vc.chunker_id = :chunker_id
+join rag.chunk c on c.id = vc.chunk_id
+where strpos(c.text, s.sentence) > 0
+order by 1, 2;
+
 -- name: list_holders
 -- The documents that hold each of the chunks in what a generation serves.
 select vc.chunk_id, array_agg(distinct gv.document_id)
@@ -76,14 +132,8 @@ join rag.generation_version gv on gv.version_id = vc.version_id and gv.generatio
 where vc.chunk_id = any(:chunk_ids::bigint[]) and vc.chunker_id = :chunker_id
 group by vc.chunk_id;
 
--- name: list_served_chunks
-select distinct vc.chunk_id
-from rag.version_chunk vc
-join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
-where vc.chunk_id = any(:chunk_ids::bigint[]) and vc.chunker_id = :chunker_id;
-
 -- name: list_golden_queries
-select query_id, text, relevant from rag.golden_query where tenant = :tenant order by query_id;
+select tenant, query_id, text, relevant from rag.golden_query order by tenant, query_id;
 
 -- name: upsert_golden_query!
 insert into rag.golden_query (tenant, query_id, text, relevant)
