@@ -87,8 +87,5 @@ def _compare(record: ModelRecord, now: Fingerprint) -> str | None:
 
 def describe_looks(looks: Mapping[str, Look]) -> str:
     """One line for whoever watches the ticks."""
-    words = {
-        slug: look.away or look.drift or "unchanged"
-        for slug, look in looks.items()
-    }
+    words = {slug: look.away or look.drift or "unchanged" for slug, look in looks.items()}
     return "; ".join(f"{slug}: {said}" for slug, said in words.items())
