@@ -152,14 +152,18 @@ def test_a_function_of_the_users_own_is_a_channel(with_channel):
     pipeline = with_channel(f"{__name__}:remember")
     raise_alert(pipeline, "a", "b", "c")
     assert deliver_alerts(pipeline).delivered == 1
-    assert REMEMBERED == [("a", "c", f"{__name__}:remember")]
+    assert [("a", "c", f"{__name__}:remember")] == REMEMBERED
     raise_alert(pipeline, "a", "broken", "c")
     assert deliver_alerts(pipeline).failure == "RuntimeError: pager is off"
 
 
 @pytest.mark.parametrize(
     ("channel", "message"),
-    [("no.such.module:send", "No module named 'no'"), ("json:nothing", "no attribute"), ("json:__doc__", "no function")],
+    [
+        ("no.such.module:send", "No module named 'no'"),
+        ("json:nothing", "no attribute"),
+        ("json:__doc__", "no function"),
+    ],
 )
 def test_a_function_that_is_not_there_is_named_and_nothing_is_lost(with_channel, channel, message):
     pipeline = with_channel(channel)
