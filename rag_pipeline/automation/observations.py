@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 
 from rag_pipeline.automation.decisions import (
     Attempts,
@@ -86,9 +87,13 @@ def explain_why_not(model: ModelRecord) -> str | None:
 
 
 def is_work_under_way(instance: dg.DagsterInstance) -> bool:
-    """Whether a run that embeds, builds or compares is queued or running, a person's own included."""
-    filters = dg.RunsFilter(tags={WORK_TAG: "models"}, statuses=UNFINISHED)
-    return instance.get_runs_count(filters) > 0
+    """Whether a run that embeds, builds or compares is queued or running: of a job, or started by a person from
+    the graph, as backfills are (those carry no tags of ours)."""
+    filters = [
+        dg.RunsFilter(tags={WORK_TAG: "models"}, statuses=UNFINISHED),
+        dg.RunsFilter(job_name=IMPLICIT_ASSET_JOB_NAME, statuses=UNFINISHED),
+    ]
+    return any(instance.get_runs_count(one) > 0 for one in filters)
 
 
 def read_attempts(instance: dg.DagsterInstance, key: str) -> Attempts:
