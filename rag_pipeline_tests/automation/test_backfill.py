@@ -94,7 +94,9 @@ def backfills(settings, database, monkeypatch):
         monkeypatch.setenv(name, value)
     with (
         dg.instance_for_test(overrides={"run_coordinator": AT_ONCE}) as instance,
-        create_test_daemon_workspace_context(ModuleTarget("rag_pipeline.definitions", None, None, "rag"), instance) as context,
+        create_test_daemon_workspace_context(
+            ModuleTarget("rag_pipeline.definitions", None, None, "rag"), instance
+        ) as context,
     ):
         yield Backfills(instance, context)
 
