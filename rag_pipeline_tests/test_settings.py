@@ -97,7 +97,8 @@ def test_child_processes_get_the_same_place_and_database(tmp_path: Path, monkeyp
 
 def test_models_are_configured_in_the_file_by_slug(tmp_path: Path) -> None:
     (tmp_path / "rag.toml").write_text(
-        '[models.big]\nsource = "openai:big"\nbase_url = "http://h/v1"\nquery_prompt = "q: "\n[models.small]\nsource = "./s"\n'
+        '[models.big]\nsource = "openai:big"\nbase_url = "http://h/v1"\nquery_prompt = "q: "\n'
+        '[models.small]\nsource = "./s"\n'
     )
     settings = load_settings()
     assert settings.models["big"].query_prompt == "q: "
