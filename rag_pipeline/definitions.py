@@ -15,11 +15,12 @@ from rag_pipeline.serving.assets import (
     retrieval_evaluation,
     serving_index,
 )
+from rag_pipeline.serving.checks import recall_holds
 from rag_pipeline.versions.assets import read_documents
 
 defs = dg.Definitions(
     assets=[read_documents, chunks, embeddings, index_deltas, hnsw_index, retrieval_evaluation, serving_index],
-    asset_checks=[index_is_used, index_matches_documents],
+    asset_checks=[index_is_used, index_matches_documents, recall_holds],
     jobs=JOBS,
     sensors=SENSORS,
     schedules=SCHEDULES,

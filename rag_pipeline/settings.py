@@ -17,11 +17,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from rag_pipeline.errors import ExpectedError
+
 TOML_FILE = "rag.toml"
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
-class SettingsError(Exception):
+class SettingsError(ExpectedError):
     """A setting has a value that cannot be used; the message names it, its origin and what is allowed."""
 
 
@@ -83,6 +85,11 @@ class Settings(BaseSettings):
     fusion_weight: float = Field(0.6, ge=0, le=1, description="Share of the vector leg in hybrid search")
     ef_search: int = Field(40, ge=10, le=1000, description="Least HNSW candidate list of a search")
     recall_target: float = Field(0.95, ge=0.5, le=1, description="recall@10 against exact search that ef_search holds")
+    rebuild_churn: float = Field(
+        0.5,
+        ge=0,
+        description="Rows changed since an index was built, as a share of it, that ask for a fresh one; 0: never",
+    )
     warm_seconds: float = Field(30, ge=0, description="Longest a promotion waits for serving processes to get ready")
     query_log_share: float = Field(0.1, ge=0, le=1, description="Share of searches kept for replay; 0: none")
     query_log_days: float = Field(30, ge=0, description="How long they are kept")

@@ -24,6 +24,7 @@ CHECKS = {
     "embeddings:vectors_are_sound",
     "hnsw_index:index_is_valid",
     "hnsw_index:index_is_used",
+    "hnsw_index:recall_holds",
     "serving_index:index_matches_documents",
 }
 JOBS = {
@@ -36,6 +37,9 @@ JOBS = {
     "reconcile": set(),
     "answer_queries": set(),
     "retire_generations": set(),
+    "register_model": set(),
+    "roll_back": set(),
+    "watch_recall": set(),
 }
 
 

@@ -12,6 +12,13 @@ from typing import Any
 MOST_MISSING_AT_BUILD = 0.05
 # A run that failed is asked for again after the first, then after twice as long each time.
 FIRST_RETRY, LONGEST_RETRY = timedelta(minutes=10), timedelta(days=1)
+# Below this an index is small and a search compares every row: a fresh one would gain nothing.
+FEWEST_CHANGED = 1_000
+# The plan's page arithmetic is within a tenth of a fresh index; what is beyond this is dead or half-empty pages.
+BLOAT = 1.5
+LEAST_BLOAT_BYTES = 8 << 20
+# A graph that hardly changed since it was built would come out the same: its recall is its recipe's.
+LEAST_CHURN_OF_LOSS = 0.05
 # Dagster joins the dimensions of a partition key with '|' and the keys of a list with ','.
 PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -55,13 +62,13 @@ class ModelState:
 @dataclass(frozen=True)
 class BuildState:
     """A model beside what is built of it: `coverage` is (chunks, missing) under the chunker it would get,
-    `built` whether a generation with today's recipe exists or ever existed, `begun` whether one is building."""
+    `built` whether a generation with today's recipe exists or ever existed, `begun` the one that is building."""
 
     slug: str
     fingerprint: str
     coverage: tuple[int, int]
     built: bool
-    begun: bool = False
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,23 @@ class Attempts:
     settled: bool = False
     failed: int = 0
     last_failed: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RebuildState:
+    """The index that serves beside what it was when built: rows then, rows inserted and deleted since, its bytes
+    and those planned for today's rows. `recall_lost`: the recall watch's words, '' while the target holds.
+    `newer`: a later generation of the model stands or is being built."""
+
+    generation: int
+    model: str
+    rows_at_build: int
+    inserted: int
+    deleted: int
+    index_bytes: int
+    planned_bytes: int
+    recall_lost: str = ""
+    newer: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,16 +168,17 @@ def decide_builds(states: Sequence[BuildState], recipe: Mapping[str, Any], busy:
 
     One builds at a time: one that was begun comes first, and while another is building (`busy`) nothing is asked for.
     """
-    ready = [s for s in states if s.begun] or [s for s in states if not s.built and is_covered(*s.coverage)]
-    if busy or not ready:
+    if busy:
         return []
+    for state in states:
+        if state.begun:
+            return [Request(f"finish-{state.begun}", state.slug, f"generation {state.begun} was begun and not ended")]
+    ready = [s for s in states if not s.built and is_covered(*s.coverage)]
     return [
         Request(
             f"build-{state.slug}-{state.fingerprint[:12]}-{_short(json.dumps(recipe, sort_keys=True))}",
             state.slug,
-            "its generation was begun and not ended"
-            if state.begun
-            else f"{state.coverage[0] - state.coverage[1]} of {state.coverage[0]} chunks have vectors and there is no "
+            f"{state.coverage[0] - state.coverage[1]} of {state.coverage[0]} chunks have vectors and there is no "
             "index of this recipe",
         )
         for state in ready[:1]
@@ -164,6 +189,32 @@ def is_covered(chunks: int, missing: int) -> bool:
     """Whether an index may be built: the build embeds what little came in since, or a corpus that is edited all
     the time would never be ready for one."""
     return chunks > 0 and missing <= chunks * MOST_MISSING_AT_BUILD
+
+
+def decide_rebuild(state: RebuildState | None, limit: float, busy: bool) -> list[Request]:
+    """Ask for a fresh index beside the one that serves where it drifted too far from what was built.
+
+    limit: changed rows as a share of the rows at build (RAG_REBUILD_CHURN); 0: nothing is ever asked for. Earlier
+    than that a bloated index asks, and one whose recall is lost at the widest ef_search. Asked for once per
+    multiple of the limit, so that a rebuild that was dropped or failed is no treadmill.
+    """
+    if state is None or limit == 0 or busy or state.newer:
+        return []
+    changed = state.inserted + state.deleted
+    if changed < FEWEST_CHANGED:
+        return []
+    churn = changed / max(1, state.rows_at_build)
+    excess = state.index_bytes - state.planned_bytes
+    reasons = []
+    if churn >= limit:
+        reasons.append(f"{changed:,} rows came or went since {state.rows_at_build:,} were indexed")
+    if state.index_bytes > BLOAT * state.planned_bytes and excess > LEAST_BLOAT_BYTES:
+        reasons.append(f"the index is {excess >> 20:,} MB larger than its rows need")
+    if state.recall_lost and churn >= LEAST_CHURN_OF_LOSS:
+        reasons.append(state.recall_lost)
+    if not reasons:
+        return []
+    return [Request(f"rebuild-{state.generation}-{int(churn / limit)}", state.model, "; ".join(reasons))]
 
 
 def decide_promotion(candidates: Sequence[Candidate], serving: int | None, policy: str) -> list[Request]:

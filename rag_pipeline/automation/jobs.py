@@ -6,7 +6,13 @@ import dagster as dg
 
 from rag_pipeline.automation.partitions import WORK_TAG
 from rag_pipeline.documents.assets import DOCUMENTS
-from rag_pipeline.serving.ops import answer_queries, retire_soaked_generations
+from rag_pipeline.embeddings.ops import register_model
+from rag_pipeline.serving.ops import (
+    answer_queries,
+    retire_soaked_generations,
+    roll_back,
+    watch_recall_of_generations,
+)
 
 READING = {WORK_TAG: "documents"}
 MODELLING = {WORK_TAG: "models"}
@@ -69,6 +75,21 @@ def retire_generations_job() -> None:
     retire_soaked_generations()
 
 
+@dg.job(name="register_model", tags=MODELLING, description="Register an embedding model; the sensor embeds with it.")
+def register_model_job() -> None:
+    register_model()
+
+
+@dg.job(name="roll_back", tags=MOVING, description="Let the previous generation serve again; nothing written is lost.")
+def roll_back_job() -> None:
+    roll_back()
+
+
+@dg.job(name="watch_recall", tags=MODELLING, description="Measure HNSW against exact search, and set ef_search.")
+def watch_recall_job() -> None:
+    watch_recall_of_generations()
+
+
 JOBS: list[Any] = [
     ingest,
     embed_model,
@@ -79,12 +100,20 @@ JOBS: list[Any] = [
     reconcile,
     answer_queries_job,
     retire_generations_job,
+    register_model_job,
+    roll_back_job,
+    watch_recall_job,
 ]
 
 
 def ingest_config(locations: list[dict[str, Any]], prune: bool) -> dict[str, Any]:
     """Run config of `ingest`; no locations: every registered source."""
     return {"ops": {"read_documents": {"config": {"locations": locations, "prune": prune}}}}
+
+
+def rebuild_config(generation: int) -> dict[str, Any]:
+    """Run config of `build_index` for a fresh index beside this generation."""
+    return {"ops": {"hnsw_index": {"config": {"rebuild_of": generation}}}}
 
 
 def promotion_config(actor: str, reason: str) -> dict[str, Any]:

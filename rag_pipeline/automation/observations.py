@@ -11,6 +11,7 @@ from rag_pipeline.automation.decisions import (
     BuildState,
     Candidate,
     ModelState,
+    RebuildState,
     Request,
     SourceLook,
     decide_again,
@@ -22,9 +23,10 @@ from rag_pipeline.documents.assets import group_sources
 from rag_pipeline.documents.locations import LocationError, list_entries, location_token, resolve_location
 from rag_pipeline.documents.store import SourceRecord, list_sources
 from rag_pipeline.embeddings.store import ModelRecord, list_models, missing_chunks, read_coverage
-from rag_pipeline.index.building import choose_chunker, recipe_of
-from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations
-from rag_pipeline.serving.store import latest_evaluation, read_serving
+from rag_pipeline.index.building import choose_chunker, is_generation_of, recipe_of
+from rag_pipeline.index.recipe import plan_build
+from rag_pipeline.index.store import ACTIVE_STATES, list_generations, read_index_state
+from rag_pipeline.serving.store import latest_comparison, read_serving
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -117,7 +119,7 @@ def ask_again(instance: dg.DagsterInstance, requests: Iterable[Request]) -> list
 
 def read_build_states(pipeline: Pipeline, partitions: Iterable[str]) -> tuple[list[BuildState], bool]:
     """Probed models with a partition beside what is built of them, and whether a generation is building."""
-    known = set(partitions)
+    known, recipe = set(partitions), recipe_of(pipeline.settings)
     with pipeline.database.transaction() as connection:
         generations = list_generations(connection)
         serving = next((g for g in generations if g.state == "serving"), None)
@@ -126,8 +128,8 @@ def read_build_states(pipeline: Pipeline, partitions: Iterable[str]) -> tuple[li
             if model.state != "probed" or model.slug not in known or explain_why_not(model):
                 continue
             chunker_id = choose_chunker(connection, pipeline.settings, model, serving).id
-            as_set = [g for g in generations if _is_built_as_set(pipeline, g, model, chunker_id)]
-            begun = any(g.state == "building" for g in as_set)
+            as_set = [g for g in generations if is_generation_of(g, model, chunker_id, recipe)]
+            begun = max((g.id for g in as_set if g.state == "building"), default=0)
             built = bool(as_set)
             coverage = (0, 0)
             if not built:
@@ -138,20 +140,38 @@ def read_build_states(pipeline: Pipeline, partitions: Iterable[str]) -> tuple[li
     return states, building and not any(s.begun for s in states)
 
 
-def _is_built_as_set(pipeline: Pipeline, generation: Generation, model: ModelRecord, chunker_id: int) -> bool:
-    recipe = recipe_of(pipeline.settings)
-    return (generation.model_id, generation.chunker_id) == (model.id, chunker_id) and (
-        generation.recipe["index"] == recipe["index"] and generation.stemmer == recipe["stemmer"]
+def read_rebuild_state(pipeline: Pipeline, partitions: Iterable[str]) -> RebuildState | None:
+    """How far the index that serves has drifted; None where nothing serves or its model has no partition."""
+    active = list_active(pipeline)
+    serving = next((g for g in active if g.state == "serving" and g.model in set(partitions)), None)
+    if serving is None:
+        return None
+    with pipeline.database.connection() as connection:
+        index = read_index_state(connection, serving)
+    built, inserted, deleted = (int(serving.metrics.get(key, 0)) for key in ("rows_at_build", "inserted", "deleted"))
+    # counted and not asked for: this is looked at every minute, and counting rows reads the whole table
+    plan = plan_build(serving.index_recipe, max(0, built + inserted - deleted), serving.dimension, 0)
+    recall = serving.metrics.get("recall", {})
+    return RebuildState(
+        serving.id,
+        serving.model,
+        built,
+        inserted,
+        deleted,
+        index.bytes if index else 0,
+        plan.index_bytes,
+        str(recall["reason"]) if recall.get("lost") else "",
+        any(g.model_id == serving.model_id and g.id > serving.id for g in active),
     )
 
 
 def read_candidates(pipeline: Pipeline) -> tuple[list[Candidate], int | None]:
-    """Generations that may serve with the latest verdict on each, and which one serves."""
+    """Generations that may serve, which one does, and the latest verdict on each against that one."""
     with pipeline.database.connection() as connection:
         serving = read_serving(connection)
         candidates = []
         for g in list_generations(connection, KEPT_CURRENT):
-            verdict = latest_evaluation(connection, g.id)
+            verdict = latest_comparison(connection, g.id, serving.generation_id if serving else None)
             candidates.append(
                 Candidate(
                     g.id,

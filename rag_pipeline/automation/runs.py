@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from rag_pipeline.database.engine import open_database
 from rag_pipeline.database.files import packaged_path
 from rag_pipeline.documents.locations import Location
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.settings import Settings, export_settings
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ WRITTEN_BY_US = "# Written by `rag` at every start; remove this line to keep cha
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
-class RunFailedError(Exception):
+class RunFailedError(ExpectedError):
     """A run ended without success and without an error of its own; the message names the run."""
 
 

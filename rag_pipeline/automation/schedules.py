@@ -10,6 +10,7 @@ from rag_pipeline.automation.jobs import (
     ingest_config,
     reconcile,
     retire_generations_job,
+    watch_recall_job,
 )
 from rag_pipeline.automation.observations import find_gaps, list_serving_models, list_source_groups
 from rag_pipeline.automation.partitions import EMBEDDING_MODELS, range_tags
@@ -76,10 +77,21 @@ def retire_soaked_schedule(
     return dg.RunRequest(f"retire-{context.scheduled_execution_time:%Y%m%dT%H%MZ}")
 
 
+@dg.schedule(job=watch_recall_job, cron_schedule="20 4 * * *", default_status=RUNNING)
+def daily_recall_watch(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.RunRequest | dg.SkipReason:
+    """Measure recall after the night's changes, and set ef_search to hold its target."""
+    if not list_serving_models(pipeline):
+        return dg.SkipReason("No generation is ready")
+    return dg.RunRequest(f"recall-{context.scheduled_execution_time:%Y%m%d}")
+
+
 SCHEDULES = [
     hourly_ingest,
     nightly_embedding_sweep,
     nightly_evaluation,
     nightly_reconciliation,
+    daily_recall_watch,
     retire_soaked_schedule,
 ]

@@ -2,7 +2,7 @@
 
 source -> documents ... index_deltas     document_source_sensor, and the hourly schedule for what failed
 registered model -> embeddings           embedding_model_sensor, and the nightly sweep for gaps
-embeddings -> hnsw_index, evaluation     index_rebuild_sensor
+embeddings -> hnsw_index, evaluation     index_rebuild_sensor, also for an index that drifted
 retrieval_evaluation -> serving_index    promotion_sensor
 
 A run that failed is asked for again, later and later; one that a person cancelled is not. Beside the graph:
@@ -22,6 +22,7 @@ from rag_pipeline.automation.decisions import (
     decide_ingests,
     decide_new_models,
     decide_promotion,
+    decide_rebuild,
     list_refusals,
 )
 from rag_pipeline.automation.drift_watch import watch_models
@@ -33,6 +34,7 @@ from rag_pipeline.automation.jobs import (
     ingest_config,
     promote,
     promotion_config,
+    rebuild_config,
 )
 from rag_pipeline.automation.observations import (
     ask_again,
@@ -42,6 +44,7 @@ from rag_pipeline.automation.observations import (
     read_build_states,
     read_candidates,
     read_model_states,
+    read_rebuild_state,
 )
 from rag_pipeline.automation.partitions import BUCKET_COUNT, EMBEDDING_MODELS, REQUEST_TAG, range_tags
 from rag_pipeline.automation.resources import Pipeline
@@ -123,13 +126,26 @@ def request_tags(request: Request) -> dict[str, str]:
 
 @dg.sensor(job=build_index, minimum_interval_seconds=60, default_status=RUNNING)
 def index_rebuild_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
-    """Every chunk has its vector and there is no index of today's recipe: build one beside what serves."""
+    """Every chunk has its vector and there is no index of today's recipe, or the one that serves has drifted:
+    build one beside what serves."""
     partitions = context.instance.get_dynamic_partitions(str(EMBEDDING_MODELS.name))
     states, busy = read_build_states(pipeline, partitions)
     busy = busy or is_work_under_way(context.instance)
     requests = ask_again(context.instance, decide_builds(states, recipe_of(pipeline.settings), busy))
     runs = [dg.RunRequest(r.run_key, partition_key=r.subject, tags=request_tags(r)) for r in requests]
-    return dg.SensorResult(runs, skip_reason=None if runs else "No model waits for an index, or one is being built")
+    state = read_rebuild_state(pipeline, partitions)
+    if state is not None and not runs:
+        runs = [
+            dg.RunRequest(
+                r.run_key,
+                partition_key=r.subject,
+                run_config=rebuild_config(state.generation),
+                tags={"rag/why": r.reason},
+            )
+            for r in decide_rebuild(state, pipeline.settings.rebuild_churn, busy)
+        ]
+    reason = "No model waits for an index and what serves has not drifted, or one is being built"
+    return dg.SensorResult(runs, skip_reason=None if runs else reason)
 
 
 @dg.sensor(jobs=[promote, evaluate], minimum_interval_seconds=60, default_status=RUNNING)

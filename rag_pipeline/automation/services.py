@@ -14,16 +14,20 @@ import click
 from rag_pipeline.automation.runs import prepare_home
 from rag_pipeline.database.embedded import drop_dead_handles
 from rag_pipeline.database.engine import dagster_storage_url, open_database
+from rag_pipeline.errors import MisuseError
 from rag_pipeline.settings import Settings
 
 STOP_SECONDS = 20
 
 
 def run_services(settings: Settings, port: int, api_port: int) -> int:
-    """Database, API, Dagster's UI and daemon until Ctrl-C or until one of them ends; returns an exit code."""
+    """Database, API, Dagster's UI and daemon until Ctrl-C or until one of them ends; returns an exit code.
+
+    Raises `MisuseError` for a port that is taken, before anything is started.
+    """
     for wanted in (port, api_port):
         if is_taken(wanted):
-            raise click.UsageError(f"Port {wanted} is in use on this machine; choose others with --port, --api-port")
+            raise MisuseError(f"Port {wanted} is in use on this machine; choose others with --port, --api-port")
     database = open_database(settings)
     dagster_storage_url(settings)
     prepare_home(settings)

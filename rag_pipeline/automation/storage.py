@@ -24,12 +24,16 @@ def dagster_folder() -> Path:
     return load_settings().home / "dagster"
 
 
-class StorageFromSettings(DagsterPostgresStorage):
-    """Runs, events and schedules in the database `dagster` of our server, which is started if need be."""
+class _WithoutOptions:
+    """dagster.yaml names the class and nothing else: all it needs is in our settings."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
         return {}
+
+
+class StorageFromSettings(_WithoutOptions, DagsterPostgresStorage):
+    """Runs, events and schedules in the database `dagster` of our server, which is started if need be."""
 
     @classmethod
     def from_config_value(
@@ -40,12 +44,8 @@ class StorageFromSettings(DagsterPostgresStorage):
         return cls(dagster_storage_url(load_settings()), inst_data=inst_data)
 
 
-class ArtifactsFromSettings(LocalArtifactStorage):
+class ArtifactsFromSettings(_WithoutOptions, LocalArtifactStorage):
     """What Dagster keeps in files, under RAG_HOME."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        return {}
 
     @classmethod
     def from_config_value(
@@ -56,12 +56,8 @@ class ArtifactsFromSettings(LocalArtifactStorage):
         return cls(str(dagster_folder()), inst_data=inst_data)
 
 
-class OutputFromSettings(LocalComputeLogManager):
+class OutputFromSettings(_WithoutOptions, LocalComputeLogManager):
     """Standard output and error of runs, under RAG_HOME; those of a run in the user's own process stay there."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        return {}
 
     @classmethod
     def from_config_value(

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from rag_pipeline.database.files import load_queries
+from rag_pipeline.errors import MissingError
 
 QUERIES = load_queries("automation")
 
@@ -72,6 +73,6 @@ def explain(connection: psycopg.Connection, statement: sql.Composed, parameters:
     """The plan PostgreSQL makes for a statement."""
     row = connection.execute(sql.SQL("explain (format json) ") + statement, parameters).fetchone()
     if row is None:
-        raise LookupError("PostgreSQL returned no plan")
+        raise MissingError("PostgreSQL returned no plan")
     plan: dict[str, Any] = row[0][0]["Plan"]
     return plan

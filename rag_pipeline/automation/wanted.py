@@ -69,5 +69,4 @@ def list_model_chunkers(pipeline: Pipeline, record: ModelRecord) -> list[int]:
 
 def cut_wanted(pipeline: Pipeline, wanted: WantedChunker) -> ChunkReport:
     """Cut what a wanted chunker has not cut."""
-    report: ChunkReport = cut_for(pipeline.database, pipeline.settings, wanted.id, only_pending=wanted.only_pending)
-    return report
+    return cut_for(pipeline.database, pipeline.settings, wanted.id, only_pending=wanted.only_pending)

@@ -8,6 +8,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from rag_pipeline.database.files import load_queries
+from rag_pipeline.errors import MissingError
 
 QUERIES = load_queries("chunks")
 INCOMING_TYPES = (
@@ -67,7 +68,7 @@ def ensure_chunker(connection: psycopg.Connection, fingerprint: str, recipe: dic
         number = QUERIES.ensure_chunker(connection, fingerprint=fingerprint, recipe=Jsonb(recipe))
         if number is not None:
             return int(number)
-    raise LookupError("The chunker recipe vanished while it was recorded; try again")
+    raise MissingError("The chunker recipe vanished while it was recorded; try again")
 
 
 def read_chunker(connection: psycopg.Connection, chunker_id: int) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from rag_pipeline.errors import ExpectedError
+
 START_SECONDS = 120
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(ExpectedError):
     """The embedded server cannot be started; the message carries the end of its log."""
 
 

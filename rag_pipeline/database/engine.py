@@ -12,6 +12,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from rag_pipeline.database.embedded import start_embedded_server
 from rag_pipeline.database.migrations import apply_migrations
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.settings import Settings
 
 OLDEST_POSTGRESQL = 160_000
@@ -20,7 +21,7 @@ DATABASE_NAME = "rag"
 DAGSTER_DATABASE_NAME = "dagster"
 
 
-class DatabaseError(Exception):
+class DatabaseError(ExpectedError):
     """The database cannot be used; the message says why and what to do."""
 
 

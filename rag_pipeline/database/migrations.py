@@ -8,12 +8,13 @@ from pathlib import Path
 import psycopg
 
 from rag_pipeline.database.files import sql_folder
+from rag_pipeline.errors import ExpectedError
 
 MIGRATION_LOCK = 7461000
 FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
-class MigrationError(Exception):
+class MigrationError(ExpectedError):
     """The database's history and the files disagree; the message names the migration."""
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from rag_pipeline.errors import MisuseError
+
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
 
-class LocationError(Exception):
+class LocationError(MisuseError):
     """A location that cannot be read as a whole; the message names it and what to do."""
 
 

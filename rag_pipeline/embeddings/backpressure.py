@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from rag_pipeline.errors import ExpectedError
+
 if TYPE_CHECKING:
     import httpx2
 
@@ -36,7 +38,7 @@ class RetryDecision:
     reason: str
 
 
-class EndpointBusy(Exception):
+class EndpointBusy(ExpectedError):
     """The endpoint stayed unreachable or overloaded for as long as the policy allows."""
 
     def __init__(self, message: str, status: int | None = None) -> None:

@@ -18,6 +18,7 @@ from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.embeddings.registry import DriftError, open_checked_model, refuse_changed_weights
 from rag_pipeline.embeddings.store import ChunkText, MissingChunk, ModelRecord
 from rag_pipeline.embeddings.vectors import check_vectors
+from rag_pipeline.errors import MisuseError, RefusedError
 from rag_pipeline.progress import Advance, track
 
 # How much one worker leases at a time, and how much it may lose when it is killed.
@@ -27,11 +28,11 @@ FIRST_LANDING = 64
 LARGEST_LANDING = 16_384
 
 
-class BudgetError(ValueError):
+class BudgetError(MisuseError, ValueError):
     """A budget that cannot be applied, such as one of money without a price."""
 
 
-class BudgetReachedError(Exception):
+class BudgetReachedError(RefusedError):
     """The budget of tokens is spent and chunks are left. What was embedded is in the ledger; a next call goes on."""
 
 

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.settings import load_settings
 
 SourceKind = Literal["packaged", "directory", "hub", "model2vec", "openai"]
@@ -59,7 +60,7 @@ class EmbeddingModel(Protocol):
         """Tokens of each text as `embed_documents` sends it: document prompt and special tokens included."""
 
 
-class ModelError(Exception):
+class ModelError(ExpectedError):
     """Anything that stops a model from giving vectors."""
 
 

@@ -19,16 +19,17 @@ from rag_pipeline.embeddings.models import EmbeddingModel, ModelRefused, ModelSp
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
 from rag_pipeline.embeddings.weights import describe_changed_weights, hash_source
+from rag_pipeline.errors import MisuseError
 from rag_pipeline.settings import ConfiguredModel
 
 MODEL_LOCK = 7461002
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(MisuseError, LookupError):
     """No model of that slug; the message lists those there are."""
 
 
-class SlugTakenError(Exception):
+class SlugTakenError(MisuseError):
     """The slug names another model already."""
 
 

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from rag_pipeline.database.files import load_queries
 from rag_pipeline.embeddings.models import ModelSpec
+from rag_pipeline.errors import MissingError
 
 QUERIES = load_queries("embeddings")
 
@@ -39,9 +40,9 @@ class ModelRecord:
 
     @property
     def space(self) -> int:
-        """The ledger's number of a probed model. Raises LookupError for one that was not."""
+        """The ledger's number of a probed model. Raises MissingError for one that was not."""
         if self.space_id is None:
-            raise LookupError(f"model {self.slug!r} is {self.state}: {self.reason or 'it has not been probed'}")
+            raise MissingError(f"model {self.slug!r} is {self.state}: {self.reason or 'it has not been probed'}")
         return self.space_id
 
 

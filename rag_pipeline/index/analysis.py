@@ -6,6 +6,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import Protocol
 
+from rag_pipeline.errors import ExpectedError
+
 LONGEST_TERM = 64
 LARGEST_CACHE = 500_000
 # Scripts written without spaces, and Hangul, whose words carry endings: bigrams find both (Lucene's
@@ -25,7 +27,7 @@ class Stemmer(Protocol):
     def stemWord(self, word: str) -> str: ...
 
 
-class UnknownStemmerError(ValueError):
+class UnknownStemmerError(ExpectedError, ValueError):
     """No such stemmer; the message lists those there are."""
 
 

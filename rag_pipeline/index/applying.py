@@ -4,6 +4,7 @@ import psycopg
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.index import delta_store, lexical_store, store
 from rag_pipeline.index.analysis import Analyzer, open_analyzer
 from rag_pipeline.index.delta_store import BornChunk, Moved
@@ -16,7 +17,7 @@ LEXICAL_BATCH = 5_000
 LARGE_LOAD = 10_000
 
 
-class RetiredGenerationError(Exception):
+class RetiredGenerationError(ExpectedError):
     """The generation is not active any more; nothing was changed."""
 
 
@@ -33,6 +34,8 @@ def apply_changes(database: Database, generation: Generation) -> Moved:
             moved = delta_store.move_documents(connection, generation, taken)
             _apply_words(connection, generation)
             delta_store.finish_pending(connection)
+            if moved.inserted or moved.deleted:
+                store.count_churn(connection, generation.id, moved.inserted, moved.deleted)
         documents += moved.documents
         inserted += moved.inserted
         deleted += moved.deleted

@@ -34,6 +34,12 @@ from rag_pipeline.index.store import (
 LONGEST_WAIT = timedelta(hours=1)
 
 
+class IndexConfig(dg.Config):
+    """`rebuild_of`: build a fresh index beside this generation; 0: go on with the newest one of the recipe."""
+
+    rebuild_of: int = 0
+
+
 @dataclass
 class Refreshed:
     """What one generation's queue led to. `reused`: chunks of changed documents that had their vector already."""
@@ -146,12 +152,14 @@ def check_waiting(waiting: dict[int, Pending], now: datetime) -> dg.AssetCheckRe
     description="A generation: a model's vectors in a table of their own with an HNSW index, and BM25 postings.",
     check_specs=[dg.AssetCheckSpec("index_is_valid", asset="hnsw_index")],
 )
-def hnsw_index(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def hnsw_index(
+    context: dg.AssetExecutionContext, config: IndexConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Create the model's generation for today's recipe, or go on with it: fill, load, build, catch up."""
     began = time.monotonic()
     record = find_probed_model(pipeline, context.partition_key)
     with pipeline.show_progress(context.log):
-        generation = ensure_generation(pipeline.database, pipeline.settings, record)
+        generation = ensure_generation(pipeline.database, pipeline.settings, record, newer_than=config.rebuild_of)
         # what came in since the embeddings ran is embedded here: nobody else does it for a building generation
         filled = fill_generation(pipeline.database, pipeline.settings, generation)
         report = build_generation(pipeline.database, pipeline.settings, generation)

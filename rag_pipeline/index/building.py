@@ -1,18 +1,20 @@
 """From a recipe to a generation that is ready: create, fill, load, build, catch up. Each step resumes."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from rag_pipeline.chunks.cutting import Chunker, cut_missing_versions, read_chunker, record_chunker
+from rag_pipeline.chunks.cutting import Chunker, ChunkReport, cut_missing_versions, read_chunker, record_chunker
 from rag_pipeline.chunks.recipe import ChunkerRecipe
 from rag_pipeline.database.embedded import memory_megabytes
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.filling import EmbeddingReport, embed_missing
 from rag_pipeline.embeddings.registry import open_counter
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
+from rag_pipeline.errors import ExpectedError, MissingError
 from rag_pipeline.index import store
 from rag_pipeline.index.applying import apply_changes, load_generation
 from rag_pipeline.index.delta_store import Moved
@@ -24,7 +26,7 @@ from rag_pipeline.settings import Settings
 SPILL_NOTICE = "no longer fits into maintenance_work_mem"
 
 
-class BuildBusyError(Exception):
+class BuildBusyError(ExpectedError):
     """Another generation is building; one builds at a time."""
 
 
@@ -74,10 +76,11 @@ def recipe_of(settings: Settings) -> dict[str, Any]:
     return {"index": index.to_json(), "stemmer": settings.stemmer, "fusion_weight": settings.fusion_weight}
 
 
-def ensure_generation(database: Database, settings: Settings, model: ModelRecord) -> Generation:
-    """The active generation of this model and the settings' recipe, created if there is none.
+def ensure_generation(database: Database, settings: Settings, model: ModelRecord, *, newer_than: int = 0) -> Generation:
+    """The newest active generation of this model and the settings' recipe, created if there is none.
 
-    Raises `BuildBusyError` while another one builds.
+    `newer_than`: one up to that number does not count; its rebuild is asked for. Asking again finds the same
+    rebuild, so a retry makes no second one. Raises `BuildBusyError` while another one builds.
     """
     with database.transaction() as connection:
         connection.execute("lock table rag.generation in share row exclusive mode")
@@ -86,9 +89,7 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
         chunker = choose_chunker(connection, settings, model, serving)
         recipe = recipe_of(settings)
         for generation in reversed(active):
-            if (generation.model_id, generation.chunker_id) == (model.id, chunker.id) and (
-                generation.recipe["index"] == recipe["index"] and generation.stemmer == recipe["stemmer"]
-            ):
+            if generation.id > newer_than and is_generation_of(generation, model, chunker.id, recipe):
                 return generation
         if building := [g for g in active if g.state == "building"]:
             raise BuildBusyError(
@@ -102,14 +103,23 @@ def ensure_generation(database: Database, settings: Settings, model: ModelRecord
         return _read(connection, number)
 
 
+def is_generation_of(generation: Generation, model: ModelRecord, chunker_id: int, recipe: dict[str, Any]) -> bool:
+    """Whether a generation has this model, chunker and index recipe; a fusion weight is fitted, not built."""
+    return (
+        (generation.model_id, generation.chunker_id) == (model.id, chunker_id)
+        and generation.recipe["index"] == recipe["index"]
+        and generation.stemmer == recipe["stemmer"]
+    )
+
+
 def _read(connection: psycopg.Connection, number: int) -> Generation:
     generation = store.read_generation(connection, number)
     if generation is None:
-        raise LookupError(f"There is no generation {number}")
+        raise MissingError(f"There is no generation {number}; see `rag status`")
     return generation
 
 
-def cut_for(database: Database, settings: Settings, chunker_id: int, *, only_pending: bool) -> Any:
+def cut_for(database: Database, settings: Settings, chunker_id: int, *, only_pending: bool) -> ChunkReport:
     """Cut what a chunker has not cut."""
     with database.connection() as connection:
         chunker = read_chunker(connection, chunker_id)
@@ -165,6 +175,8 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
                 "rows_at_build": rows,
                 "index_bytes": report.index_bytes,
                 "spilled": report.spilled,
+                "inserted": 0,
+                "deleted": 0,
             },
         )
     return report
@@ -172,8 +184,6 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
 
 def _create_watched(database: Database, connection: psycopg.Connection, generation: Generation, rows: int) -> float:
     """Create the index while a second connection moves the progress bar. Returns seconds."""
-    import time
-
     done = threading.Event()
     began = time.monotonic()
     with track(f"building {generation.index_name}", rows, "rows") as advance:

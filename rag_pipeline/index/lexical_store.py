@@ -201,7 +201,7 @@ def forget_wrong_words(connection: psycopg.Connection, chunker_id: int) -> None:
     QUERIES.lock_lexical_index(connection, chunker_id=chunker_id)
     wrong = find_wrong_words(connection, chunker_id)
     if wrong:
-        QUERIES.forget_words(connection, chunker_id=chunker_id, chunk_ids=wrong)
+        QUERIES.delete_lexical_chunks(connection, chunker_id=chunker_id, chunk_ids=wrong)
         QUERIES.forget_postings(connection, chunker_id=chunker_id, chunk_ids=wrong)
     QUERIES.recount_terms(connection, chunker_id=chunker_id)
     QUERIES.recount_lexical_index(connection, chunker_id=chunker_id)

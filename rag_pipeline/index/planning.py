@@ -55,7 +55,7 @@ def plan_swap(
 ) -> SwapPlan:
     """Plan a swap to a probed model; cuts the corpus if the model needs other chunks, embeds nothing.
 
-    Raises LookupError for a model that was not probed.
+    Raises MissingError for a model that was not probed.
     """
     space = model.space
     with database.connection() as connection:

@@ -132,6 +132,11 @@ def merge_metrics(connection: psycopg.Connection, number: int, metrics: dict[str
     QUERIES.merge_metrics(connection, id=number, metrics=Jsonb(metrics))
 
 
+def count_churn(connection: psycopg.Connection, number: int, inserted: int, deleted: int) -> None:
+    """Add to the rows that came and went since the generation's index was built."""
+    QUERIES.count_churn(connection, id=number, inserted=inserted, deleted=deleted)
+
+
 def count_pending(connection: psycopg.Connection) -> dict[int, Pending]:
     """The queue by generation."""
     return {row[0]: Pending(row[1], row[2]) for row in QUERIES.count_pending(connection)}

@@ -14,19 +14,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rag_pipeline.database.engine import Database, open_database
-from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import find_model
+from rag_pipeline.errors import ExpectedError, MisuseError
 from rag_pipeline.serving.asking import answer_question
-from rag_pipeline.serving.llm import LlmError
-from rag_pipeline.serving.scope import FilterError, TimeError, parse_filters, parse_time
+from rag_pipeline.serving.scope import parse_filters, parse_time
 from rag_pipeline.serving.search import NothingServesError, Searcher
-from rag_pipeline.settings import Settings, SettingsError, load_settings
+from rag_pipeline.settings import Settings, load_settings
 
 MODES = ("hybrid", "vector", "lexical")
 MOST_HITS = 1000
 
 
-class BadRequestError(ValueError):
+class BadRequestError(MisuseError, ValueError):
     """A parameter that cannot be used; the message names it."""
 
 
@@ -103,11 +102,11 @@ def read_parameters(given: dict[str, Any]) -> dict[str, Any]:
 async def _respond(work: Callable[[dict[str, Any]], Any], given: dict[str, Any]) -> Response:
     try:
         return _json(asdict(await run_in_threadpool(work, given)), 200)
-    except (BadRequestError, FilterError, TimeError) as error:
+    except MisuseError as error:
         return _json({"error": str(error)}, 400)
     except NothingServesError as error:
         return _json({"error": str(error)}, 503)
-    except (ModelError, LlmError, SettingsError, psycopg.OperationalError) as error:
+    except (ExpectedError, psycopg.OperationalError) as error:
         return _json({"error": str(error)}, 502)
 
 

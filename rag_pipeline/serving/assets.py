@@ -11,6 +11,7 @@ from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.store import explain, read_any_vector
 from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, count_rows
 from rag_pipeline.serving.comparing import ComparedQuery, list_figures, list_soundness
@@ -35,13 +36,13 @@ class PromotionConfig(dg.Config):
 
 def find_generation(pipeline: Pipeline, slug: str) -> Generation:
     """The generation of a model that a cutover would be about: the newest ready one, else the one that serves,
-    else one that soaks. Raises `LookupError` where there is none."""
+    else one that soaks. Raises `MissingError` where there is none."""
     found = [g for g in list_active(pipeline, *KEPT_CURRENT) if g.model == slug]
     for state in KEPT_CURRENT:
         for generation in reversed(found):
             if generation.state == state:
                 return generation
-    raise LookupError(f"Model {slug!r} has no generation that is ready: build it first, with hnsw_index")
+    raise MissingError(f"Model {slug!r} has no generation that is ready: build it first, with hnsw_index")
 
 
 @dg.asset(

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations, read_generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.comparing import ComparedQuery
@@ -43,13 +44,13 @@ def compare_generations(
     """Compare two, each a model's slug or a generation's number; `baseline` is what serves unless given.
 
     The newest evaluation on record is read; with `fresh`, or without one, both are asked now and the verdict is
-    recorded. Raises `LookupError` for a name without a generation that can be searched.
+    recorded. Raises `MissingError` for a name without a generation that can be searched.
     """
     with database.connection() as connection:
         left = find_generation(connection, candidate)
         right = find_generation(connection, baseline) if baseline else _find_serving(connection, left)
         if left.id == right.id:
-            raise LookupError(f"{candidate} and {baseline or 'what serves'} are the same generation, {left.id}")
+            raise MissingError(f"{candidate} and {baseline or 'what serves'} are the same generation, {left.id}")
         found = None if fresh else store.latest_comparison(connection, left.id, right.id)
     if found is not None and "zero_vectors" not in found.metrics:
         found = None  # recorded by an earlier version, without what is shown here
@@ -60,25 +61,25 @@ def compare_generations(
 
 
 def find_generation(connection: psycopg.Connection, name: str) -> Generation:
-    """The generation of that number, or the newest of that model, ready ones first. Raises `LookupError`."""
+    """The generation of that number, or the newest of that model, ready ones first. Raises `MissingError`."""
     if name.isdigit():
         found = read_generation(connection, int(name))
         if found is None or found.state not in ACTIVE_STATES:
-            raise LookupError(f"Generation {name} cannot be searched: see `rag status` for those that can")
+            raise MissingError(f"Generation {name} cannot be searched: see `rag status` for those that can")
         return found
     own = [g for g in list_generations(connection, ACTIVE_STATES) if g.model == name]
     if not own:
-        raise LookupError(f"No generation of model {name!r} is there to be compared; build one: rag model swap {name}")
+        raise MissingError(f"No generation of model {name!r} is there to be compared; build one: rag model swap {name}")
     return min(own, key=lambda g: (PREFERRED.index(g.state), -g.id))
 
 
 def _find_serving(connection: psycopg.Connection, candidate: Generation) -> Generation:
     serving = store.read_serving(connection)
     if serving is None:
-        raise LookupError("Nothing serves yet that it could be compared with; name a second model")
+        raise MissingError("Nothing serves yet that it could be compared with; name a second model")
     number = serving.generation_id if serving.generation_id != candidate.id else serving.previous_id
     if number is None:
-        raise LookupError(f"Generation {candidate.id} serves and replaced none; name a second model")
+        raise MissingError(f"Generation {candidate.id} serves and replaced none; name a second model")
     return find_generation(connection, str(number))
 
 

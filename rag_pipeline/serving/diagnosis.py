@@ -8,7 +8,11 @@ from rag_pipeline.embeddings.store import list_models
 from rag_pipeline.index import store
 from rag_pipeline.index.building import build_generation, refresh_generation
 from rag_pipeline.index.reconciliation import find_discrepancies, repair
+from rag_pipeline.index.store import Generation
 from rag_pipeline.serving.alert_store import RaisedAlert, list_undelivered
+from rag_pipeline.serving.recall import judge_recall
+from rag_pipeline.serving.recall_store import read_latest_recall
+from rag_pipeline.serving.recall_watch import WATCHED
 from rag_pipeline.serving.store import read_serving
 from rag_pipeline.settings import Settings
 
@@ -47,6 +51,8 @@ def diagnose(database: Database, settings: Settings) -> list[Finding]:
         name = f"generation {generation.id} ({generation.model}, {generation.state})"
         found = find_discrepancies(database, generation)
         findings.append(Finding(name, found.clean, found.describe()))
+        if generation.state in WATCHED:
+            findings.append(find_recall(database, settings, generation))
         queue = pending.get(generation.id)
         if queue is not None:
             detail = f"{queue.documents} documents wait since {queue.oldest:%Y-%m-%d %H:%M:%S}"
@@ -60,6 +66,17 @@ def describe_untold(alerts: Sequence[RaisedAlert], channel: str) -> Finding:
     why = next((f": {a.failure}" for a in reversed(alerts) if a.failure), "; `rag up` delivers them")
     detail = f"{len(alerts)} not delivered by {channel}{why}. The last: {last.kind} {last.subject}: {last.message}"
     return Finding("alerts", False, detail)
+
+
+def find_recall(database: Database, settings: Settings, generation: Generation) -> Finding:
+    """The last measurement of the recall watch; bad where it is below the target by more than noise."""
+    name = f"generation {generation.id} ({generation.model}, {generation.state}) recall"
+    with database.connection() as connection:
+        latest = read_latest_recall(connection, generation.id)
+    if not latest:
+        return Finding(name, True, "not measured yet: rag recall --measure, or the daily job watch_recall")
+    state = judge_recall([m.figure for m in latest], settings.recall_target)
+    return Finding(name, state.holds, f"{state.reason} (measured {latest[0].measured_at:%Y-%m-%d %H:%M})")
 
 
 def mend(database: Database, settings: Settings) -> None:

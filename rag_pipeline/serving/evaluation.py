@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import psycopg
 
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_coverage, read_model_by_id
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import (
     Generation,
     count_pending,
@@ -44,6 +46,8 @@ from rag_pipeline.serving.legs import read_ef_search, read_fusion_weight
 from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.metrics import Verdict, judge_legs
 from rag_pipeline.serving.questions import JudgedQuery
+from rag_pipeline.serving.recall_store import insert_recall
+from rag_pipeline.serving.recall_watch import fit_ef_search
 from rag_pipeline.serving.search import Mode, Searcher
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
@@ -51,6 +55,7 @@ from rag_pipeline.settings import Settings
 # Under this many judged queries an interval says little: known items decide then.
 FEWEST_GOLDEN = 10
 SHADOWS = 200
+RECALL_QUERIES = 100
 
 
 def evaluate_candidate(
@@ -74,9 +79,11 @@ def evaluate_candidate(
     else:
         asked = _ask_known_items(database, settings, generation)
         generation = _fit(database, settings, generation, asked, metrics)
+        metrics["hnsw"] = {"candidate": _fit_recall(database, settings, generation, asked)}
         if baseline is None:
             verdict = Verdict("first", True, "nothing serves that it could be compared with")
         else:
+            metrics["hnsw"]["baseline"] = baseline.metrics.get("recall")
             verdict, queries = _compare(database, settings, generation, baseline, asked, metrics)
     metrics["evaluated_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return _record(database, generation, baseline, verdict, metrics, queries)
@@ -157,8 +164,22 @@ def _fit(
         merge_metrics(connection, generation.id, fitted)
         now = read_generation(connection, generation.id)
     if now is None:
-        raise LookupError(f"generation {generation.id} was deleted while it was evaluated")
+        raise MissingError(f"generation {generation.id} was deleted while it was evaluated")
     return now
+
+
+def _fit_recall(database: Database, settings: Settings, generation: Generation, asked: _Asked) -> dict[str, Any] | None:
+    """Set the candidate's ef_search so that it holds the recall target from its first search on; what was found."""
+    if not asked.legs:
+        return None
+    choice, _ = fit_ef_search(database, settings, generation, _list_queries(asked.legs))
+    with database.transaction() as connection:
+        insert_recall(connection, generation.id, [choice.figure])
+    return {**choice.figure.to_json(), "reason": choice.reason}
+
+
+def _list_queries(legs: dict[int, Legs]) -> np.ndarray:
+    return np.stack([leg.query for leg in list(legs.values())[:RECALL_QUERIES]])
 
 
 def _compare(
@@ -327,5 +348,5 @@ def _record(
         store.insert_evaluation_queries(connection, number, queries)
         evaluation = store.latest_evaluation(connection, generation.id)
     if evaluation is None:
-        raise LookupError(f"the evaluation of generation {generation.id} vanished while it was written")
+        raise MissingError(f"the evaluation of generation {generation.id} vanished while it was written")
     return evaluation

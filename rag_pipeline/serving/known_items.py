@@ -49,13 +49,15 @@ class Legs:
     """What both legs return for an item's query, with the item's chunks as they are without the sentence.
 
     `document_of` names one document of each chunk; of a chunk that several hold, the item's where it is one.
-    `likeness` is the cosine of the query and its own chunk, `stranger` that of the query and another item's.
+    `query` (dimension,) is the sentence embedded; `likeness` its cosine with its own chunk, `stranger` that with
+    another item's.
     """
 
     document: int
     vector: Mapping[int, float]
     lexical: Mapping[int, float]
     document_of: Mapping[int, int]
+    query: np.ndarray
     likeness: float = 0.0
     stranger: float = 0.0
     milliseconds: float = 0.0
@@ -116,9 +118,14 @@ def pick_sentences(connection: psycopg.Connection, generation: Generation, most:
     found = []
     for text, document in store.sample_chunks(connection, generation, "known-item", 2 * most):
         sentence = pick_sentence(text)
-        if sentence is not None and document is not None:
+        if sentence is not None and document is not None and is_enough_left(text, sentence):
             found.append((document, sentence))
-    return found
+    return found[:most]
+
+
+def is_enough_left(text: str, sentence: str) -> bool:
+    """Whether a chunk says something without the sentence."""
+    return len(text.replace(sentence, " ").strip().encode()) >= SHORTEST_REST
 
 
 def place_items(
@@ -132,7 +139,7 @@ def place_items(
     for place, chunk_id, title, heading_path, text in store.locate_sentences(connection, generation, sentences):
         rest = text.replace(sentences[place][1], " ")
         # '': too little is left, and the sentence is of no use whatever its other chunks are
-        kept = embedded_text(title, heading_path, rest) if len(rest.strip().encode()) >= SHORTEST_REST else ""
+        kept = embedded_text(title, heading_path, rest) if is_enough_left(text, sentences[place][1]) else ""
         rests.setdefault(place, {})[chunk_id] = kept
     return {place: KnownItem(*sentences[place], found) for place, found in sorted(rests.items()) if all(found.values())}
 
@@ -172,6 +179,7 @@ def search_items(
                     near,
                     words,
                     choose_documents(item.document, holders),
+                    query,
                     max(own.values()),
                     cosine(query, stranger),
                     milliseconds,

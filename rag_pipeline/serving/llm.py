@@ -16,6 +16,7 @@ from rag_pipeline.embeddings.backpressure import (
     send_patiently,
 )
 from rag_pipeline.embeddings.tokens import estimate_tokens
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.serving.hits import Passage
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Usage:
     completion_tokens: int
 
 
-class LlmError(Exception):
+class LlmError(ExpectedError):
     """No answer, or only a part of one."""
 
 

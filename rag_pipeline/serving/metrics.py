@@ -90,7 +90,7 @@ def judge_legs(hybrid: Difference, vector: Difference, margin: float, queries: i
     """The verdict on the whole path, unless the vectors alone got worse: words can hide a bad model, since fusion
     then leaves its vectors out."""
     verdict = judge_difference(hybrid, margin, queries)
-    if verdict.allows and vector.high < -margin:
+    if verdict.name != "worse" and vector.high < -margin:
         alone = judge_difference(vector, margin, queries)
         return Verdict("worse", False, f"vectors alone: {alone.reason}; only the words make up for it")
     return verdict

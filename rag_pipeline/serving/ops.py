@@ -9,8 +9,12 @@ from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import Answer, answer_question
+from rag_pipeline.serving.checks import describe_watched, evaluate_recall
+from rag_pipeline.serving.promotion import rollback
+from rag_pipeline.serving.recall_watch import watch_recall
 from rag_pipeline.serving.retirement import retire_soaked
 from rag_pipeline.serving.search import Searcher, SearchResult
+from rag_pipeline.serving.store import forget_old_queries
 
 
 class QueryConfig(dg.Config):
@@ -94,5 +98,44 @@ def retire_soaked_generations(context: dg.OpExecutionContext, pipeline: dg.Resou
         {
             "retired": len(done),
             "generations": dg.MetadataValue.md(make_table(["generation", "model", "was", "words dropped"], rows)),
+        }
+    )
+
+
+class RollbackConfig(dg.Config):
+    """Who rolls back and why: it is recorded."""
+
+    actor: str = "dagster"
+    reason: str = "rolled back from Dagster"
+
+
+@dg.op(name="rollback")
+def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    """Let the previous generation serve again, with everything written since."""
+    number = rollback(pipeline.database, actor=config.actor, reason=config.reason)
+    context.add_output_metadata({"generation": number, "reason": config.reason})
+
+
+@dg.op
+def watch_recall_of_generations(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    """Measure HNSW against exact search, set ef_search to hold the target, and forget queries logged long ago."""
+    with pipeline.show_progress(context.log):
+        found = watch_recall(pipeline.database, pipeline.settings)
+    for watched in found:
+        say = context.log.info if watched.holds else context.log.warning
+        say(watched.describe())
+        if watched.choice is not None:
+            metadata = describe_watched(pipeline, watched)
+            context.log_event(dg.AssetObservation("hnsw_index", partition=watched.generation.model, metadata=metadata))
+    failures = {w.generation.id: w.failure for w in found if w.failure is not None}
+    # it takes check evaluations too; its annotation does not say so
+    context.log_event(evaluate_recall(pipeline, failures))  # type: ignore[arg-type]
+    with pipeline.database.transaction() as connection:
+        forgotten = forget_old_queries(connection, pipeline.settings.query_log_days)
+    rows = [(w.generation.id, w.generation.model, w.describe(), w.seconds) for w in found]
+    context.add_output_metadata(
+        {
+            "generations": dg.MetadataValue.md(make_table(["generation", "model", "found", "seconds"], rows)),
+            "queries_forgotten": forgotten,
         }
     )

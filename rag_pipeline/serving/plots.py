@@ -1,8 +1,9 @@
-"""Plots of a comparison, drawn without a display."""
+"""Plots of a comparison and of recall over time, drawn without a display."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.serving.comparing import MEANS, ComparedQuery
@@ -68,6 +69,23 @@ def plot_overlaps(queries: Sequence[ComparedQuery]) -> "Figure":
     axes.hist([q.overlap_at_10 for q in queries], bins=[step / 10 for step in range(12)], color=CANDIDATE)
     axes.set_xlabel("overlap of the first ten")
     axes.set_ylabel("queries")
+    return figure
+
+
+def plot_recall(
+    lines: Mapping[str, Sequence[tuple[datetime, float]]], steps: Sequence[tuple[datetime, float]], target: float
+) -> "Figure":
+    """recall@10 by scope over time with its target, and ef_search below"""
+    figure = _new_figure(6, 3.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for label, points in lines.items():
+        upper.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=label)
+    upper.axhline(target, color="grey", linestyle="--", linewidth=1, label=f"target {target:g}")
+    upper.set_ylabel("recall@10")
+    upper.legend(fontsize=7, loc="lower left")
+    lower.step(*zip(*steps, strict=True), where="post", marker="o", markersize=3, linewidth=1)
+    lower.set_ylabel("ef_search")
+    figure.autofmt_xdate()
     return figure
 
 

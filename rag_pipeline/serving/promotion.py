@@ -1,13 +1,14 @@
 """Moving the pointer: one transaction, with the gate's conditions re-read inside it."""
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.errors import RefusedError
 from rag_pipeline.index.applying import RetiredGenerationError, apply_changes
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.store import Promotable
 
 
-class GateRefusedError(Exception):
+class GateRefusedError(RefusedError):
     """The gate does not let the generation serve; the message says which condition fails and what to do."""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rag_pipeline.errors import MisuseError
 
-class QueryFileError(ValueError):
+
+class QueryFileError(MisuseError, ValueError):
     """A queries or qrels file that cannot be read; the message names the line."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import psycopg
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index import lexical_store
 from rag_pipeline.index import store as index
 from rag_pipeline.index.store import Generation
@@ -31,13 +32,13 @@ def retire_generation(database: Database, number: int, *, only_soaking: bool = F
     """Drop a generation's tables and keep its ledger; the row stays as history, with state 'retired'.
 
     None where there is nothing left to do, or where `only_soaking` holds and it soaks no more (rolled back to
-    meanwhile). Raises `GateRefusedError` for the one that serves, `LookupError` for an unknown one.
+    meanwhile). Raises `GateRefusedError` for the one that serves, `MissingError` for an unknown one.
     """
     with database.transaction() as connection:
         store.lock_pointer(connection)  # no promotion and no rollback to it meanwhile
         generation = index.read_generation(connection, number)
         if generation is None:
-            raise LookupError(f"There is no generation {number}; see `rag status`")
+            raise MissingError(f"There is no generation {number}; see `rag status`")
         was = index.lock_generation(connection, number)
         if was == "serving":
             raise GateRefusedError(f"Generation {number} ({generation.model}) serves; promote another one first")

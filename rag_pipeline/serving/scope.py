@@ -9,14 +9,15 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from rag_pipeline.errors import MisuseError
 from rag_pipeline.index.store import Generation
 
 
-class FilterError(ValueError):
+class FilterError(MisuseError, ValueError):
     """A `key=value` filter that cannot be read."""
 
 
-class TimeError(ValueError):
+class TimeError(MisuseError, ValueError):
     """A time that cannot be read."""
 
 

@@ -14,6 +14,7 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import EmbeddingModel
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
+from rag_pipeline.errors import ExpectedError, MissingError
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.delta_store import read_unindexed_texts
 from rag_pipeline.index.store import Generation, read_generation
@@ -44,7 +45,7 @@ MOST_ATTEMPTS = 5
 TENANTS_KNOWN_SECONDS = 5.0
 
 
-class NothingServesError(Exception):
+class NothingServesError(ExpectedError):
     """No generation serves yet; the message says what to do."""
 
 
@@ -106,7 +107,7 @@ class Searcher:
     ) -> SearchResult:
         """The best k hits. `vector` (dimension,) saves embedding the query where the caller has it.
 
-        Raises `NothingServesError` before the first generation serves, `LookupError` for an unknown one.
+        Raises `NothingServesError` before the first generation serves, `MissingError` for an unknown one.
         """
         scope = Scope(tenant, dict(where or {}), as_of)
         for _attempt in range(MOST_ATTEMPTS):
@@ -156,7 +157,7 @@ class Searcher:
         generation = read_generation(connection, number)
         if generation is None or generation.state in ("retired", "failed"):
             self._opened.pop(number, None)
-            raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
+            raise MissingError(f"Generation {number} cannot be searched: see `rag status` for those that can")
         if number not in self._opened:
             self._opened[number] = _Opened(
                 generation, read_model_by_id(connection, generation.model_id), self.ef_search

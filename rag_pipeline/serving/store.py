@@ -100,8 +100,8 @@ def latest_evaluation(connection: psycopg.Connection, generation_id: int) -> Eva
     return Evaluation(*row) if row else None
 
 
-def latest_comparison(connection: psycopg.Connection, generation_id: int, baseline_id: int) -> Evaluation | None:
-    """The newest verdict on a generation against a certain other one, or None."""
+def latest_comparison(connection: psycopg.Connection, generation_id: int, baseline_id: int | None) -> Evaluation | None:
+    """The newest verdict on a generation against a certain other one (None: made while nothing served), or None."""
     row = QUERIES.latest_comparison(connection, generation_id=generation_id, baseline_id=baseline_id)
     return Evaluation(*row) if row else None
 
@@ -235,6 +235,11 @@ def list_holders(
         connection, generation_id=generation.id, chunker_id=generation.chunker_id, chunk_ids=list(chunk_ids)
     )
     return dict(rows)
+
+
+def forget_old_queries(connection: psycopg.Connection, days: float) -> int:
+    """Delete the logged queries that are older than so many days; returns how many."""
+    return int(QUERIES.forget_old_queries(connection, days=days))
 
 
 def list_golden_queries(connection: psycopg.Connection) -> list[tuple[str, str, str, dict[str, float]]]:

@@ -22,7 +22,8 @@ from rag_pipeline.documents.parser_pool import ParserPool
 from rag_pipeline.documents.parsing import ParseFailure, ParseRequest
 from rag_pipeline.documents.rows import BadRow, Row, clean_text, hash_row, read_rows
 from rag_pipeline.documents.store import Incoming
-from rag_pipeline.progress import track
+from rag_pipeline.errors import RefusedError
+from rag_pipeline.progress import Advance, track
 from rag_pipeline.settings import Settings
 from rag_pipeline.versions.changes import decide_change
 from rag_pipeline.versions.store import read_clock, write_versions
@@ -63,7 +64,7 @@ class IngestReport:
         self.failures += other.failures
 
 
-class PruneRefusedError(Exception):
+class PruneRefusedError(RefusedError):
     """Pruning would delete everything; the message says what was found and how to mean it."""
 
 
@@ -105,6 +106,7 @@ class _Reading:
             memory_bytes=settings.parser_memory_mb << 20,
         )
         self.seen: set[str] = set()
+        self.hashes: dict[str, tuple[bytes, str]] = {}  # (sha256, token) of the files being parsed
         self.broken: set[str] = set()
         self.report = IngestReport()
         self.batch: list[Incoming] = []
@@ -128,11 +130,10 @@ class _Reading:
 
     # files -----------------------------------------------------------------------------------------
 
-    def _changed_files(self, entries: Sequence[Entry], advance: object) -> Iterator[ParseRequest]:
+    def _changed_files(self, entries: Sequence[Entry], advance: Advance) -> Iterator[ParseRequest]:
         """The files whose content is new, with their bytes; unchanged ones are not even opened."""
-        self.hashes: dict[str, tuple[bytes, str]] = {}
         for entry in entries:
-            advance(1)  # type: ignore[operator]
+            advance(1)
             if entry.uri in self.seen:
                 continue
             self.seen.add(entry.uri)

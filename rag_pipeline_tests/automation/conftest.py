@@ -1,15 +1,16 @@
 """A small folder of documents, an ephemeral Dagster instance, and runs and ticks on them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
 from rag_pipeline.automation.resources import Pipeline
-from rag_pipeline.automation.runs import IngestRunResult, run_ingest
+from rag_pipeline.automation.runs import QUIET, IngestRunResult, run_ingest
 from rag_pipeline.automation.sensors import (
     embedding_model_sensor,
     index_rebuild_sensor,
@@ -51,20 +52,20 @@ def served(settings: Settings, folder: Path, instance: dg.DagsterInstance) -> In
     return run_ingest(settings, [resolve_location(str(folder), "default")], instance=instance)
 
 
+def evaluate(definition: Any, build_context: Callable[..., Any], instance: dg.DagsterInstance, **more: Any) -> Any:
+    """A tick of a sensor or schedule as the daemon does it."""
+    with (
+        partition_loading_context(dynamic_partitions_store=instance),
+        build_context(instance=instance, repository_def=defs.get_repository_def(), **more) as context,
+    ):
+        return definition.evaluate_tick(context)
+
+
 def tick(
     sensor: dg.SensorDefinition, instance: dg.DagsterInstance, pipeline: Pipeline, cursor: str | None = None
 ) -> dg.SensorResult:
-    """Evaluate a sensor as the daemon does; what it asks of the partitions is done."""
-    with (
-        partition_loading_context(dynamic_partitions_store=instance),
-        dg.build_sensor_context(
-            instance=instance,
-            cursor=cursor,
-            resources={"pipeline": pipeline},
-            repository_def=defs.get_repository_def(),
-        ) as context,
-    ):
-        data = sensor.evaluate_tick(context)
+    """Evaluate a sensor; what it asks of the partitions is done."""
+    data = evaluate(sensor, dg.build_sensor_context, instance, cursor=cursor, resources={"pipeline": pipeline})
     for request in data.dynamic_partitions_requests or []:
         if isinstance(request, dg.DeleteDynamicPartitionsRequest):
             for key in request.partition_keys:
@@ -124,7 +125,7 @@ def obey(
     """Run what a sensor or schedule asked for."""
     return defs.resolve_job_def(job).execute_in_process(
         instance=instance,
-        run_config={**request.run_config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config={**request.run_config, "loggers": QUIET},
         partition_key=request.partition_key,
         tags={key: value for key, value in request.tags.items() if not key.startswith("dagster/sensor")},
         resources={"pipeline": pipeline},

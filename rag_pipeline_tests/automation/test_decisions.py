@@ -8,6 +8,7 @@ from rag_pipeline.automation.decisions import (
     BuildState,
     Candidate,
     ModelState,
+    RebuildState,
     Request,
     SourceLook,
     decide_again,
@@ -16,6 +17,7 @@ from rag_pipeline.automation.decisions import (
     decide_ingests,
     decide_new_models,
     decide_promotion,
+    decide_rebuild,
     is_covered,
     list_gaps,
     list_refusals,
@@ -110,6 +112,46 @@ def test_another_recipe_is_another_build():
     assert len(keys) == 2
 
 
+MB = 1 << 20
+SOUND = RebuildState(7, "m", 100_000, 1_000, 1_000, 100 * MB, 100 * MB)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "why"),
+    [
+        ({}, 0.5, None),  # nothing drifted far
+        ({"inserted": 30_000, "deleted": 20_000}, 0.5, "50,000 rows came or went"),
+        ({"inserted": 30_000, "deleted": 19_999}, 0.5, None),
+        ({"inserted": 90_000, "deleted": 90_000}, 0, None),  # switched off
+        ({"inserted": 90_000, "newer": True}, 0.5, None),  # one stands beside it already
+        ({"rows_at_build": 80, "inserted": 500, "deleted": 499}, 0.5, None),  # too small to matter
+        ({"rows_at_build": 0, "inserted": 1_000, "deleted": 0}, 0.5, "1,000 rows came"),  # built empty, filled since
+        ({"index_bytes": 151 * MB}, 0.5, "51 MB larger than its rows need"),
+        ({"index_bytes": 12 * MB, "planned_bytes": 5 * MB}, 0.5, None),  # a few pages
+        ({"index_bytes": 151 * MB, "deleted": 0, "inserted": 10}, 0.5, None),  # nothing died: the plan is off
+        ({"recall_lost": "recall is lost", "inserted": 9_000}, 0.5, "recall is lost"),
+        ({"recall_lost": "recall is lost"}, 0.5, None),  # the same graph would come out again
+    ],
+)
+def test_a_fresh_index_is_asked_for_where_the_one_that_serves_has_drifted(changes, limit, why):
+    requests = decide_rebuild(replace(SOUND, **changes), limit, False)
+    assert bool(requests) is (why is not None)
+    assert all(why in request.reason and request.subject == "m" for request in requests)
+
+
+def test_no_fresh_index_is_asked_for_while_one_builds_or_nothing_serves():
+    drifted = replace(SOUND, inserted=90_000)
+    assert decide_rebuild(drifted, 0.5, True) == []
+    assert decide_rebuild(None, 0.5, False) == []
+
+
+def test_a_rebuild_that_came_to_nothing_is_asked_for_again_only_after_as_much_drift_again():
+    keys = [decide_rebuild(replace(SOUND, inserted=n, deleted=0), 0.5, False)[0].run_key
+            for n in (50_000, 99_999, 100_000)]  # fmt: skip
+    assert keys == ["rebuild-7-1", "rebuild-7-1", "rebuild-7-2"]
+    assert decide_rebuild(replace(SOUND, generation=8, inserted=50_000), 0.5, False)[0].run_key == "rebuild-8-1"
+
+
 READY = Candidate(2, "m", "ready", 7, True, 1)
 
 
@@ -201,13 +243,11 @@ def test_an_index_is_built_with_the_little_that_came_in_since(chunks, missing, e
     assert is_covered(chunks, missing) is expected
 
 
-def test_a_build_that_was_begun_comes_before_a_new_one_under_the_key_it_had():
+def test_a_build_that_was_begun_comes_before_a_new_one():
     new = BuildState("a", "ab", (10, 0), False)
-    begun = BuildState("m", "ab", (0, 0), True, begun=True)
+    begun = BuildState("m", "ab", (0, 0), True, begun=7)
     requests = decide_builds([new, begun], {"m": 16}, False)
-    assert [r.subject for r in requests] == ["m"]
-    first = replace(begun, built=False, begun=False, coverage=(10, 0))
-    assert requests[0].run_key == decide_builds([first], {"m": 16}, False)[0].run_key
+    assert [(r.subject, r.run_key) for r in requests] == [("m", "finish-7")]
 
 
 @pytest.mark.parametrize(

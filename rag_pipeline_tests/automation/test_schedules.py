@@ -3,12 +3,18 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.partitions.context import partition_loading_context
 
 from rag_pipeline.automation.resources import Pipeline
-from rag_pipeline.automation.schedules import hourly_ingest, nightly_embedding_sweep, nightly_evaluation
-from rag_pipeline.definitions import defs
-from rag_pipeline_tests.automation.conftest import obey
+from rag_pipeline.automation.schedules import (
+    daily_recall_watch,
+    hourly_ingest,
+    nightly_embedding_sweep,
+    nightly_evaluation,
+)
+from rag_pipeline.serving.checks import recall_holds
+from rag_pipeline.serving.recall import RecallFigure
+from rag_pipeline.serving.recall_store import insert_recall
+from rag_pipeline_tests.automation.conftest import evaluate, obey
 
 Fire = Callable[[dg.ScheduleDefinition], list[dg.RunRequest]]
 AT = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
@@ -25,23 +31,15 @@ def on_disk() -> Iterator[dg.DagsterInstance]:
 def fire(on_disk: dg.DagsterInstance, instance: dg.DagsterInstance, pipeline: Pipeline) -> Fire:
     """Evaluate a schedule as the daemon does, with the partitions of this test's instance."""
 
-    def evaluate(schedule: dg.ScheduleDefinition) -> list[dg.RunRequest]:
+    def fire(schedule: dg.ScheduleDefinition) -> list[dg.RunRequest]:
         on_disk.add_dynamic_partitions("embedding_model", instance.get_dynamic_partitions("embedding_model"))
-        with (
-            partition_loading_context(dynamic_partitions_store=on_disk),
-            dg.build_schedule_context(
-                instance=on_disk,
-                scheduled_execution_time=AT,
-                resources={"pipeline": pipeline},
-                repository_def=defs.get_repository_def(),
-            ) as context,
-        ):
-            return list(schedule.evaluate_tick(context).run_requests or [])
+        more = {"scheduled_execution_time": AT, "resources": {"pipeline": pipeline}}
+        return list(evaluate(schedule, dg.build_schedule_context, on_disk, **more).run_requests or [])
 
-    return evaluate
+    return fire
 
 
-@pytest.mark.parametrize("schedule", [hourly_ingest, nightly_embedding_sweep, nightly_evaluation])
+@pytest.mark.parametrize("schedule", [hourly_ingest, nightly_embedding_sweep, nightly_evaluation, daily_recall_watch])
 def test_with_nothing_there_no_schedule_starts_a_run(schedule, fire):
     assert fire(schedule) == []
 
@@ -80,6 +78,62 @@ def test_every_night_what_serves_is_measured(fire, instance, pipeline, database)
     before = count_evaluations(database)
     obey(requests[0], "evaluate", instance, pipeline)
     assert count_evaluations(database) == before + 1
+
+
+@pytest.mark.usefixtures("served")
+def test_every_day_recall_is_measured_and_shown(fire, instance, pipeline, database):
+    with database.connection() as connection:
+        connection.execute(
+            "insert into rag.query_log (asked_at, tenant, query, mode, k, generation_id, chunk_ids, milliseconds)"
+            " select now() - make_interval(days => n), 'default', 'q' || n, 'lexical', 10, 1, '{}', 1"
+            " from unnest(array[1, 40]) n"
+        )
+    for day in (1, 2):
+        requests = fire(daily_recall_watch)
+        assert len(requests) == 1
+        done = obey(requests[0], "watch_recall", instance, pipeline)
+        [observed] = [e.event_specific_data.asset_observation for e in done.all_events if e.is_asset_observation]
+        assert (observed.asset_key.to_user_string(), observed.partition) == ("hnsw_index", "tiny")
+        assert observed.metadata["ef_search"].value == 40
+        assert isinstance(observed.metadata["recall_at_10"].value, float)
+        assert isinstance(observed.metadata["p95_ms"].value, float)
+        assert "data:image/png;base64," in observed.metadata["plot"].value
+        with database.connection() as connection:
+            measured = connection.execute("select count(*) from rag.recall_measurement where scope = 'all'").fetchone()
+            assert measured == (day,)
+            assert connection.execute("select query from rag.query_log").fetchall() == [("q1",)]
+    evaluation = last_recall_check(instance)
+    assert (evaluation.passed, evaluation.metadata["target"].value) == (True, 0.95)
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(
+    ("recall", "severity"), [(0.96, None), (0.93, dg.AssetCheckSeverity.WARN), (0.5, dg.AssetCheckSeverity.ERROR)]
+)
+def test_the_check_of_recall_fails_by_how_far_it_is_below_the_target(pipeline, database, recall, severity):
+    with database.transaction() as connection:
+        insert_recall(connection, 1, [RecallFigure("all", "", 1000, 100, recall, recall - 0.01, recall + 0.01, 2.0)])
+    result = recall_holds(pipeline)
+    assert result.passed is (severity is None)
+    if severity is not None:
+        assert result.severity == severity
+        assert f"recall@10 is below 0.95: all {recall:.3f}" in result.description
+
+
+@pytest.mark.usefixtures("served")
+def test_recall_that_was_not_measured_for_days_is_a_warning(pipeline, database):
+    assert recall_holds(pipeline).passed
+    with database.connection() as connection:
+        connection.execute("update rag.generation set created_at = now() - interval '3 days'")
+    result = recall_holds(pipeline)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "not measured since" in result.description
+
+
+def last_recall_check(instance):
+    key = dg.AssetCheckKey(dg.AssetKey("hnsw_index"), "recall_holds")
+    record = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0]
+    return record.event.dagster_event.asset_check_evaluation_data
 
 
 def count_evaluations(database) -> int:

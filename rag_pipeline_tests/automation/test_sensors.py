@@ -1,19 +1,27 @@
 import json
+import random
 from dataclasses import replace
 
 import pytest
 
+from rag_pipeline.automation.runs import run_ingest
 from rag_pipeline.automation.sensors import (
     document_source_sensor,
     embedding_model_sensor,
     index_rebuild_sensor,
     promotion_sensor,
 )
+from rag_pipeline.documents.locations import resolve_location
 from rag_pipeline.embeddings.models import ModelSpec
 from rag_pipeline.embeddings.registry import add_model
+from rag_pipeline.index.reconciliation import find_discrepancies
+from rag_pipeline.index.store import list_generations, read_generation
 from rag_pipeline.serving.promotion import rollback
+from rag_pipeline.serving.retirement import retire_soaked
+from rag_pipeline.serving.search import Searcher
 from rag_pipeline.serving.store import read_serving
 from rag_pipeline_tests.automation.conftest import obey, tick
+from rag_pipeline_tests.tiny_model import make_text
 
 
 @pytest.fixture
@@ -117,3 +125,79 @@ def test_a_generation_that_was_rolled_back_is_not_promoted_again(served, instanc
     obey(tick(promotion_sensor, instance, automatic).run_requests[0], "promote", instance, automatic)
     assert rollback(database, actor="test", reason="worse in practice") == served["generation"]
     assert tick(promotion_sensor, instance, automatic).run_requests == []
+
+
+def test_an_index_that_drifted_is_built_anew_beside_the_old_one_compared_and_promoted(
+    served, folder, instance, pipeline, database, make_automatic
+):
+    automatic = make_automatic(pipeline)
+    chosen = random.Random(3)
+    documents = folder.parent / "more"
+    documents.mkdir()
+    for number in range(1200):
+        (documents / f"d{number}.md").write_text(f"# Note {number}\n\n{make_text(chosen, 60)}\n", encoding="utf-8")
+    assert tick(index_rebuild_sensor, instance, automatic).run_requests == []
+    run_ingest(pipeline.settings, [resolve_location(str(documents), "default")], instance=instance)
+    for number in range(600):
+        (documents / f"d{number}.md").unlink()
+    run_ingest(pipeline.settings, [resolve_location(str(documents), "default")], prune=True, instance=instance)
+    old = read(database, served["generation"])
+    assert old.metrics["inserted"] >= 1200
+    assert old.metrics["deleted"] >= 600
+
+    off = replace(automatic, settings=automatic.settings.model_copy(update={"rebuild_churn": 0}))
+    assert tick(index_rebuild_sensor, instance, off).run_requests == []
+    [request] = tick(index_rebuild_sensor, instance, automatic).run_requests
+    assert "rows came or went" in request.tags["rag/why"]
+    assert request.partition_key == "tiny"
+    vectors = count_vectors(database)
+    done = obey(request, "build_index", instance, automatic)
+    metadata = {
+        e.asset_key.to_user_string(): e.materialization.metadata for e in done.get_asset_materialization_events()
+    }
+    fresh = read(database, metadata["hnsw_index"]["generation"].value)
+    assert (fresh.id, fresh.model_id, fresh.chunker_id, fresh.state) == (
+        old.id + 1,
+        old.model_id,
+        old.chunker_id,
+        "ready",
+    )
+    assert read(database, old.id).state == "serving"
+    assert metadata["hnsw_index"]["embedded"].value == 0
+    assert count_vectors(database) == vectors
+    assert (fresh.metrics["inserted"], fresh.metrics["deleted"]) == (0, 0)
+    assert (
+        fresh.metrics["rows_at_build"]
+        == old.metrics["rows_at_build"] + old.metrics["inserted"] - old.metrics["deleted"]
+    )
+    assert metadata["retrieval_evaluation"]["verdict"].value == "not_worse"
+    assert metadata["retrieval_evaluation"]["baseline"].value == old.id
+
+    assert tick(index_rebuild_sensor, instance, automatic).run_requests == []  # it stands beside the old one
+    again = obey(request, "build_index", instance, automatic)  # retried by hand
+    assert last_generation(again) == fresh.id
+
+    [promotion] = tick(promotion_sensor, instance, automatic).run_requests
+    obey(promotion, "promote", instance, automatic)
+    assert Searcher(database).search("Note 900", k=1).generation == fresh.id
+    assert find_discrepancies(database, fresh).clean
+    assert tick(index_rebuild_sensor, instance, automatic).run_requests == []
+    assert [r.generation for r in retire_soaked(database, 0)] == [old.id]
+    assert tick(index_rebuild_sensor, instance, automatic).run_requests == []
+    with database.connection() as connection:
+        assert [g.state for g in list_generations(connection)] == ["retired", "serving"]
+
+
+def read(database, number):
+    with database.connection() as connection:
+        return read_generation(connection, number)
+
+
+def last_generation(done) -> int:
+    events = [e for e in done.get_asset_materialization_events() if e.asset_key.to_user_string() == "hnsw_index"]
+    return events[-1].materialization.metadata["generation"].value
+
+
+def count_vectors(database) -> int:
+    with database.connection() as connection:
+        return connection.execute("select count(*) from rag.embedding").fetchone()[0]

@@ -6,14 +6,21 @@ from pathlib import Path
 import pytest
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.index.building import cut_for
-from rag_pipeline.index.store import Generation, read_generation
+from rag_pipeline.embeddings.registry import find_model
+from rag_pipeline.index.building import (
+    build_generation,
+    cut_for,
+    ensure_generation,
+    fill_generation,
+    refresh_generation,
+)
+from rag_pipeline.index.store import Generation, list_generations, read_generation
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.measuring import Measured, measure
 from rag_pipeline.serving.promotion import GateRefusedError, promote
 from rag_pipeline.serving.questions import JudgedQuery
 from rag_pipeline.serving.search import Mode, Searcher
-from rag_pipeline.serving.store import latest_evaluation, upsert_golden_query
+from rag_pipeline.serving.store import latest_evaluation, list_evaluation_queries, upsert_golden_query
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
 from rag_pipeline_tests.tiny_model import WORDS
@@ -154,3 +161,118 @@ def test_a_candidate_without_its_index_is_broken(database: Database, settings: S
     evaluation = evaluate_candidate(database, settings, candidate)
     assert (evaluation.verdict, evaluation.allows) == ("broken", False)
     assert "HNSW index is missing" in evaluation.reason
+
+
+def test_every_query_is_on_record_with_both_figures(
+    database: Database, settings: Settings, candidate: Generation, texts: dict[str, str]
+) -> None:
+    keep_judged_queries(database, texts)
+    evaluation = evaluate_candidate(database, settings, candidate)
+    with database.connection() as connection:
+        queries = list_evaluation_queries(connection, evaluation.id)
+    assert {q.query_id for q in queries} == {f"about {uri}" for uri in texts}
+    assert {q.kind for q in queries} == {"golden"}
+    for side in ("candidate", "baseline"):
+        figures = [getattr(q, side).ndcg_at_10 for q in queries]
+        assert abs(sum(figures) / len(figures) - evaluation.metrics[side]["ndcg_at_10"]) < 1e-6
+        assert all(len(getattr(q, side).results) <= 10 for q in queries)
+    found = {q.query_id: q.candidate.results for q in queries}
+    assert sum(found[f"about {uri}"][0] == uri for uri in texts) > len(texts) / 2
+
+
+def test_a_few_judged_queries_do_not_decide(
+    database: Database, settings: Settings, candidate: Generation, texts: dict[str, str]
+) -> None:
+    keep_judged_queries(database, dict(list(texts.items())[:3]))
+    metrics = evaluate_candidate(database, settings, candidate).metrics
+    assert metrics["query_kind"] == "known-item"
+    assert metrics["notes"] == ["3 judged queries are too few to decide, 10 are needed"]
+
+
+def test_judged_queries_about_documents_that_are_not_there_do_not_count(
+    database: Database, settings: Settings, candidate: Generation, texts: dict[str, str]
+) -> None:
+    keep_judged_queries(database, {f"gone{number}": text for number, text in enumerate(texts.values())})
+    metrics = evaluate_candidate(database, settings, candidate).metrics
+    assert metrics["query_kind"] == "known-item"
+    assert metrics["notes"] == ["80 judged queries name no document that exists"]
+
+
+def test_judged_queries_of_a_tenant_are_asked_of_that_tenant(
+    database: Database, settings: Settings, candidate: Generation
+) -> None:
+    with database.transaction() as connection:
+        for number in range(12):
+            upsert_golden_query(connection, "acme", f"q{number}", "red valve", {"manual": 1.0})
+    put_texts(database, {"manual": "A red valve near the green pump."}, tenant="acme")
+    for generation in (candidate, *list_serving(database)):
+        refresh_generation(database, settings, generation)
+    evaluation = evaluate_candidate(database, settings, candidate)
+    assert evaluation.metrics["query_kind"] == "golden"
+    assert evaluation.metrics["candidate"]["mrr"] == evaluation.metrics["baseline"]["mrr"] == 1.0
+
+
+def list_serving(database: Database) -> list[Generation]:
+    with database.connection() as connection:
+        return list_generations(connection, ["serving"])
+
+
+def test_another_chunker_of_the_same_model_is_compared_on_the_same_sentences(
+    database: Database, settings: Settings, serving: Generation
+) -> None:
+    """Its chunks are others; the sentences and the documents that hold them are the same."""
+    finer = settings.model_copy(update={"chunk_size": 300})
+    record = find_model(database, settings.model_slug)
+    generation = ensure_generation(database, finer, record)
+    assert generation.chunker_id != serving.chunker_id
+    fill_generation(database, finer, generation)
+    build_generation(database, finer, generation)
+    evaluation = evaluate_candidate(database, finer, generation)
+    assert evaluation.verdict in ("better", "not_worse", "worse"), evaluation.reason
+    assert evaluation.metrics["candidate"]["queries"] > 20
+
+
+def test_logged_searches_are_replayed_to_both_with_their_tenant_and_filters(
+    database: Database, settings: Settings, candidate: Generation, texts: dict[str, str]
+) -> None:
+    asked = [text[:60] for text in list(texts.values())[:8]]
+    with database.transaction() as connection:
+        for number, query in enumerate([*asked, asked[0]]):
+            filters = '{"kind": "none"}' if number == 3 else "{}"
+            connection.execute(
+                "insert into rag.query_log (tenant, query, mode, k, filters, generation_id, chunk_ids, milliseconds)"
+                " values ('default', %s, %s, 10, %s, 1, '{}', 1)",
+                (query, "lexical" if number == 7 else "hybrid", filters),
+            )
+    evaluation = evaluate_candidate(database, settings, candidate)
+    shadow = evaluation.metrics["shadow"]
+    assert shadow["queries"] == 7  # each once, and none that only words answered
+    assert shadow["without_result"] == [1, 1]
+    assert 0 < shadow["overlap_at_10"] < 1
+    with database.connection() as connection:
+        queries = [q for q in list_evaluation_queries(connection, evaluation.id) if q.kind == "shadow"]
+    assert {q.query for q in queries} == set(asked[:7])
+    assert all(q.candidate.ndcg_at_10 is None for q in queries)
+
+
+def test_a_floor_of_similarity_is_fitted_to_each_generation(database: Database, candidate: Generation) -> None:
+    with database.connection() as connection:
+        now = read_generation(connection, list_serving(database)[0].id)
+    assert now is not None
+    floor = now.metrics["floor"]
+    assert now.metrics["similarity_floor"] == floor["similarity"]
+    assert 0 < floor["similarity"] < 1
+    assert floor["strangers_above"] < 0.2  # topics have words of their own here: most unrelated pairs lie below
+
+
+def test_a_row_without_direction_breaks_a_candidate(
+    database: Database, settings: Settings, candidate: Generation
+) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            f"update rag.{candidate.table_name} set embedding = array_fill(0, array[32])::halfvec"
+            f" where chunk_id = (select min(chunk_id) from rag.{candidate.table_name})"
+        )
+    evaluation = evaluate_candidate(database, settings, candidate)
+    assert (evaluation.verdict, evaluation.metrics["zero_vectors"]) == ("broken", 1)
+    assert "1 rows of its index have no direction" in evaluation.reason

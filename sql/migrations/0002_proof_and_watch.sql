@@ -54,10 +54,13 @@ create table rag.recall_measurement (
     ef_search     int not null,
     queries       int not null,
     recall_at_10  real not null,
+    low           real not null,
+    high          real not null,
     p95_ms        real not null,
     measured_at   timestamptz not null default clock_timestamp()
 );
 comment on table rag.recall_measurement is 'HNSW against exact search over time; rag.generation.metrics has the ef_search that follows';
+comment on column rag.recall_measurement.low is 'One-sided 95 % bound below the mean; high: above it';
 create index recall_measurement_generation on rag.recall_measurement (generation_id, measured_at);
 
 create table rag.alert (

@@ -38,6 +38,14 @@ update rag.generation set loaded_at = clock_timestamp() where id = :id;
 -- name: merge_metrics!
 update rag.generation set metrics = metrics || :metrics where id = :id;
 
+-- name: count_churn!
+-- Rows that came and went since the index was built; its builder sets both to 0.
+update rag.generation
+set metrics = metrics || jsonb_build_object(
+    'inserted', coalesce((metrics ->> 'inserted')::bigint, 0) + :inserted,
+    'deleted', coalesce((metrics ->> 'deleted')::bigint, 0) + :deleted)
+where id = :id;
+
 -- name: count_pending
 select p.generation_id, count(distinct p.document_id), min(p.queued_at)
 from rag.pending_change p
@@ -247,9 +255,6 @@ select count(*) from (
           from rag.lexical_chunk where chunker_id = :chunker_id) l
     where i.chunker_id = :chunker_id and (i.chunk_count, i.total_length) <> (l.chunks, l.length)
 ) w;
-
--- name: forget_words!
-delete from rag.lexical_chunk where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);
 
 -- name: forget_postings!
 delete from rag.posting where chunker_id = :chunker_id and chunk_id = any(:chunk_ids::bigint[]);

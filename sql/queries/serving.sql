@@ -14,10 +14,10 @@ order by id desc
 limit 1;
 
 -- name: latest_comparison^
--- The newest verdict on one generation against a certain other one.
+-- The newest verdict on one generation against a certain other one, or against none.
 select id, generation_id, baseline_id, verdict, allows, reason, metrics, created_at
 from rag.evaluation
-where generation_id = :generation_id and baseline_id = :baseline_id
+where generation_id = :generation_id and baseline_id is not distinct from :baseline_id::int
 order by id desc
 limit 1;
 
@@ -131,6 +131,58 @@ from rag.version_chunk vc
 join rag.generation_version gv on gv.version_id = vc.version_id and gv.generation_id = :generation_id
 where vc.chunk_id = any(:chunk_ids::bigint[]) and vc.chunker_id = :chunker_id
 group by vc.chunk_id;
+
+-- name: forget_old_queries!
+delete from rag.query_log where asked_at < clock_timestamp() - make_interval(secs => :days * 86400);
+
+-- name: list_logged_queries
+-- Different queries that were asked for meaning: ordered by their hash, so by chance and the same ones tomorrow.
+select query from (select distinct query from rag.query_log where mode <> 'lexical') q order by md5(query) limit :most;
+
+-- name: list_filter_shares
+-- Metadata values of the documents a generation serves, with the share of all documents that have each.
+with served as materialized (
+    select d.tenant, v.metadata
+    from rag.generation_version gv
+    join rag.document_version v on v.id = gv.version_id
+    join rag.document d on d.id = gv.document_id
+    where gv.generation_id = :generation_id and d.deleted_at is null
+), counted as (
+    select s.tenant, e.key, e.value #>> '{}' as value, count(*)::float8 / (select count(*) from served) as share
+    from served s, jsonb_each(s.metadata) e
+    where jsonb_typeof(e.value) in ('string', 'number', 'boolean') and length(e.value #>> '{}') between 1 and 200
+    group by 1, 2, 3
+)
+select tenant, key, value, share from counted where share >= :least order by tenant, key, value;
+
+-- name: insert_recall!
+insert into rag.recall_measurement
+    (generation_id, measured_at, scope, subject, ef_search, queries, recall_at_10, low, high, p95_ms)
+values (:generation_id, now(), :scope, :subject, :ef_search, :queries, :recall_at_10, :low, :high, :p95_ms);
+
+-- name: list_recall
+select generation_id, slug, state, measured_at, scope, subject, ef_search, queries, recall_at_10, low, high, p95_ms
+from (
+    select r.id, r.generation_id, m.slug, g.state, r.measured_at, r.scope, r.subject, r.ef_search, r.queries,
+           r.recall_at_10, r.low, r.high, r.p95_ms
+    from rag.recall_measurement r
+    join rag.generation g on g.id = r.generation_id
+    join rag.embedding_model m on m.id = g.model_id
+    where :generation_id::int is null or r.generation_id = :generation_id
+    order by r.id desc
+    limit :most
+) newest
+order by id;
+
+-- name: latest_recall
+select r.generation_id, m.slug, g.state, r.measured_at, r.scope, r.subject, r.ef_search, r.queries,
+       r.recall_at_10, r.low, r.high, r.p95_ms
+from rag.recall_measurement r
+join rag.generation g on g.id = r.generation_id
+join rag.embedding_model m on m.id = g.model_id
+where r.generation_id = :generation_id
+  and r.measured_at = (select max(measured_at) from rag.recall_measurement where generation_id = :generation_id)
+order by r.id;
 
 -- name: list_golden_queries
 select tenant, query_id, text, relevant from rag.golden_query order by tenant, query_id;

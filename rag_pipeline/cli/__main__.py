@@ -1,0 +1,3 @@
+from rag_pipeline.cli import main
+
+main(prog_name="rag")
