@@ -28,7 +28,7 @@ from rag_pipeline.index.store import list_generations
 from rag_pipeline_tests.embeddings.scripted_endpoint import Answer, serve
 from rag_pipeline_tests.tiny_model import make_text
 
-MOST_SECONDS = 60
+MOST_SECONDS = 180
 AT_ONCE = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
 
 
@@ -108,11 +108,14 @@ def test_a_backfill_is_cancelled_run_for_one_bucket_and_resumed_and_embeds_every
         text = make_text(random.Random(number), 200)
         (folder / f"note-{number}.md").write_text(f"# Note {number}\n\n{text}\n", encoding="utf-8")
     run_ingest(settings, [resolve_location(str(folder), "default")], instance=instance)
-    sent, hurry = [], threading.Event()
+    sent, begun, hurry = [], threading.Event(), threading.Event()
 
     def answer(_number, asked):
-        if len(asked["input"]) > 9:  # a batch of chunks, not the canaries
-            hurry.wait(1.0)
+        if len(asked["input"]) > 9 and not hurry.is_set():  # a batch of chunks, not the canaries
+            if begun.is_set():  # all but the first wait until the run that sent them was cancelled
+                hurry.wait(MOST_SECONDS)
+                return Answer(status=503)
+            begun.set()
         rows = [np.random.default_rng([*text.encode()]).normal(size=8).tolist() for text in asked["input"]]
         sent.extend(asked["input"])
         return Answer({"data": [{"index": i, "embedding": row} for i, row in enumerate(rows)]})
