@@ -6,9 +6,9 @@ Order of precedence: environment (`RAG_*`), then `rag.toml` in the working direc
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,10 +20,25 @@ from pydantic_settings import (
 from rag_pipeline.errors import ExpectedError
 
 TOML_FILE = "rag.toml"
+# Also a partition key: Dagster joins a key's dimensions with '|' and the keys of a list with ','.
+SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 class SettingsError(ExpectedError):
     """A setting has a value that cannot be used; the message names it, its origin and what is allowed."""
+
+
+class ConfiguredModel(BaseModel):
+    """A model of the settings file, `[models.SLUG]`: what `rag model add` takes, by the same names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(min_length=1)
+    base_url: str | None = None
+    query_prompt: str = ""
+    document_prompt: str = ""
+    normalise: bool = True
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
 
 
 class Settings(BaseSettings):
@@ -44,7 +59,10 @@ class Settings(BaseSettings):
         "packaged:all-MiniLM-L6-v2",
         description="Embedding model of the first generation (see `rag model add`)",
     )
-    model_slug: str = Field("minilm", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Its short name")
+    model_slug: str = Field("minilm", pattern=SLUG, description="Its short name")
+    models: dict[Annotated[str, Field(pattern=SLUG)], ConfiguredModel] = Field(
+        {}, description="More models, registered by themselves: [models.SLUG] source = …"
+    )
     embedding_base_url: str | None = Field(None, description="OpenAI-compatible endpoint of RAG_MODEL=openai:…")
     embedding_api_key: SecretStr | None = Field(None, description="Key of that endpoint")
     buckets: int = Field(16, ge=1, le=256, description="Hash buckets of the embedding work; fixed at first run")
@@ -92,6 +110,30 @@ class Settings(BaseSettings):
     soak_hours: float = Field(24, ge=0, description="How long a replaced generation is kept to roll back to")
     price_per_million: float | None = Field(None, ge=0, description="Price of a million embedded tokens, for plans")
 
+    alert_channel: str = Field(
+        "log",
+        pattern=r"^(log|webhook|email|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="Where alerts go: log, webhook, email, or your own function as module:function",
+    )
+    alert_webhook_url: SecretStr | None = Field(None, description="Where 'webhook' posts (Slack, Mattermost, Teams …)")
+    alert_email_from: str | None = Field(None, description="Sender of 'email'")
+    alert_email_to: str | None = Field(None, description="Its recipients, separated by commas")
+    alert_email_password: SecretStr | None = Field(None, description="Password at the mail server")
+    alert_smtp_host: str | None = Field(None, description="Mail server of 'email'")
+    alert_smtp_port: int | None = Field(None, ge=1, le=65535, description="Its port; unset: 465 (SSL), 587 (STARTTLS)")
+    alert_smtp_type: Literal["SSL", "STARTTLS"] = Field("SSL", description="How the mail server is spoken to")
+    alert_smtp_user: str | None = Field(None, description="User at the mail server; unset: the sender")
+
+    @model_validator(mode="after")
+    def _whole_channel(self) -> Self:
+        needed = {
+            "webhook": ("alert_webhook_url",),
+            "email": ("alert_email_from", "alert_email_to", "alert_email_password", "alert_smtp_host"),
+        }.get(self.alert_channel, ())
+        if missing := [f"RAG_{name.upper()}" for name in needed if not getattr(self, name)]:
+            raise ValueError(f"RAG_ALERT_CHANNEL={self.alert_channel} needs {', '.join(missing)}")
+        return self
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -116,8 +158,11 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            name = str(item["loc"][0]) if item["loc"] else "?"
-            lines.append(f"RAG_{name.upper()} ({TOML_FILE}: {name}): {item['msg']}")
+            if not item["loc"]:  # about several settings, which the message names
+                lines.append(item["msg"].removeprefix("Value error, "))
+                continue
+            path = ".".join(str(part) for part in item["loc"])
+            lines.append(f"RAG_{str(item['loc'][0]).upper()} ({TOML_FILE}: {path}): {item['msg']}")
         raise SettingsError("Bad settings: " + "; ".join(lines)) from error
     except ValueError as error:  # a rag.toml that is not TOML
         raise SettingsError(f"{TOML_FILE} cannot be read: {error}") from error
@@ -146,7 +191,8 @@ def describe_settings(settings: Settings) -> list[SettingRow]:
         else:
             origin = "default"
         value = getattr(settings, name)
-        rows.append(SettingRow(name, "" if value is None else str(value), origin, field.description or ""))
+        shown = ", ".join(value) if isinstance(value, dict) else "" if value is None else str(value)
+        rows.append(SettingRow(name, shown, origin, field.description or ""))
     return rows
 
 

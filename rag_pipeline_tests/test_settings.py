@@ -93,3 +93,57 @@ def test_child_processes_get_the_same_place_and_database(tmp_path: Path, monkeyp
     export_settings(settings)
     assert os.environ["RAG_HOME"] == str(tmp_path / "x")
     assert os.environ["RAG_DATABASE_URL"] == "postgresql://u:p@h/d"
+
+
+def test_models_are_configured_in_the_file_by_slug(tmp_path: Path) -> None:
+    (tmp_path / "rag.toml").write_text(
+        '[models.big]\nsource = "openai:big"\nbase_url = "http://h/v1"\nquery_prompt = "q: "\n'
+        '[models.small]\nsource = "./s"\n'
+    )
+    settings = load_settings()
+    assert settings.models["big"].query_prompt == "q: "
+    assert settings.models["small"].normalise is True
+    assert {row.name: row.value for row in describe_settings(settings)}["models"] == "big, small"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[models.big]\n", "models.big.source): Field required"),
+        ('[models.big]\nsource = "x"\nsorce = "y"\n', "models.big.sorce): Extra inputs"),
+        ('[models.big]\nsource = "x"\nweights_sha256 = "abc"\n', "models.big.weights_sha256): String should match"),
+        ('[models."a|b"]\nsource = "x"\n', "RAG_MODELS"),
+    ],
+)
+def test_a_bad_model_of_the_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rag.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"CHANNEL": "webhook"}, "RAG_ALERT_CHANNEL=webhook needs RAG_ALERT_WEBHOOK_URL"),
+        (
+            {"CHANNEL": "email", "EMAIL_FROM": "a@b", "SMTP_HOST": "h"},
+            "RAG_ALERT_CHANNEL=email needs RAG_ALERT_EMAIL_TO, RAG_ALERT_EMAIL_PASSWORD",
+        ),
+        ({"CHANNEL": "carrier pigeon"}, "RAG_ALERT_CHANNEL (rag.toml: alert_channel): String should match"),
+    ],
+)
+def test_half_an_alert_channel_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"RAG_ALERT_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
+def test_a_webhook_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_ALERT_CHANNEL", "webhook")
+    monkeypatch.setenv("RAG_ALERT_WEBHOOK_URL", "https://hooks.example.org/hidden")
+    assert "hidden" not in repr(describe_settings(load_settings()))

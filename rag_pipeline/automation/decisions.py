@@ -5,9 +5,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
-# Dagster joins the dimensions of a partition key with '|' and the keys of a list with ','.
+from rag_pipeline.settings import SLUG
+
+# Below this share of chunks without a vector an index is built, which embeds them itself.
+MOST_MISSING_AT_BUILD = 0.05
+# A run that failed is asked for again after the first, then after twice as long each time.
+FIRST_RETRY, LONGEST_RETRY = timedelta(minutes=10), timedelta(days=1)
 # Below this an index is small and a search compares every row: a fresh one would gain nothing.
 FEWEST_CHANGED = 1_000
 # The plan's page arithmetic is within a tenth of a fresh index; what is beyond this is dead or half-empty pages.
@@ -15,7 +21,6 @@ BLOAT = 1.5
 LEAST_BLOAT_BYTES = 8 << 20
 # A graph that hardly changed since it was built would come out the same: its recall is its recipe's.
 LEAST_CHURN_OF_LOSS = 0.05
-PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,12 @@ class Request:
     run_key: str
     subject: str
     reason: str
+    first_key: str = ""  # of the same request when it was asked for first, where this is not the first time
+
+    @property
+    def key(self) -> str:
+        """What all runs for this request have in common."""
+        return self.first_key or self.run_key
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,30 @@ class ModelState:
     state: str
     fingerprint: str
     partitioned: bool
+    wrong: str | None = None  # why nothing may be spent on it: it drifted, or its budget is spent
+    unfinished: bool = False  # chunks are without a vector and no generation was ever begun
 
 
 @dataclass(frozen=True)
 class BuildState:
     """A model beside what is built of it: `coverage` is (chunks, missing) under the chunker it would get,
-    `built` whether a generation with today's recipe exists or ever existed."""
+    `built` whether a generation with today's recipe exists or ever existed, `begun` the one that is building."""
 
     slug: str
     fingerprint: str
     coverage: tuple[int, int]
     built: bool
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The runs that were started for one request: whether one is under way or succeeded or was cancelled by a
+    person, how many failed, and when the last of them did."""
+
+    settled: bool = False
+    failed: int = 0
+    last_failed: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -108,40 +132,63 @@ def decide_ingests(
 
 
 def decide_new_models(models: Sequence[ModelState], asked: Mapping[str, int]) -> tuple[list[Request], dict[str, str]]:
-    """Ask for the embeddings of every usable model without a partition; the second value says who is left out.
+    """Ask for the embeddings of every usable model without a partition, and of one whose embedding was begun and
+    not ended; the second value says who is left out.
 
-    `asked`: how often each was asked for; a partition that was deleted by hand is a new request.
+    `asked`: how often each was asked for; a partition that was deleted by hand, or taken from a refused model that
+    was registered again, is a new request. What was begun is the same request: see `decide_again`.
     """
     requests, left_out = [], {}
     for model in models:
-        if model.partitioned or model.state == "retired":
+        if model.state == "retired" or (model.partitioned and not model.unfinished and model.state != "refused"):
             continue
         if model.state == "refused":
-            left_out[model.slug] = "it was refused"
-        elif not PARTITION_KEY.fullmatch(model.slug):
+            left_out[model.slug] = "it was refused" + (f": {model.wrong}" if model.wrong else "")
+        elif not re.fullmatch(SLUG, model.slug):
             left_out[model.slug] = "its slug cannot be a partition key"
+        elif model.wrong:
+            left_out[model.slug] = model.wrong
         else:
-            key = f"embed-{model.slug}-{model.fingerprint[:12] or 'unprobed'}-{asked.get(model.slug, 0) + 1}"
+            times = max(1, asked.get(model.slug, 0) + (not model.partitioned))
+            key = f"embed-{model.slug}-{model.fingerprint[:12] or 'unprobed'}-{times}"
             requests.append(Request(key, model.slug, f"registered ({model.state}) and not embedded yet"))
     return requests, left_out
 
 
-def decide_builds(states: Sequence[BuildState], recipe: Mapping[str, Any], busy: bool) -> list[Request]:
-    """Ask for an index where every chunk has its vector and no generation of today's recipe was ever begun.
+def list_refusals(models: Sequence[ModelState]) -> dict[str, str]:
+    """Models to tell of, with the reason: those found to be unusable after they got their partition, which must go
+    again, and those that cannot have one. A refused model without one was told of."""
+    refused = {m.slug: m.wrong or "it was refused" for m in models if m.state == "refused" and m.partitioned}
+    unnamed = [m.slug for m in models if m.state == "registered" and not re.fullmatch(SLUG, m.slug)]
+    return refused | dict.fromkeys(unnamed, "its slug cannot be a partition key; register it under another")
 
-    One builds at a time: while one does (`busy`), nothing is asked for.
+
+def decide_builds(states: Sequence[BuildState], recipe: Mapping[str, Any], busy: bool) -> list[Request]:
+    """Ask for an index where the chunks have their vectors and no generation of today's recipe was ever ended.
+
+    One builds at a time: one that was begun comes first, and while another is building (`busy`) nothing is asked for.
     """
-    ready = [s for s in states if not s.built and s.coverage[0] > 0 and s.coverage[1] == 0]
-    if busy or not ready:
+    if busy:
         return []
+    for state in states:
+        if state.begun:
+            return [Request(f"finish-{state.begun}", state.slug, f"generation {state.begun} was begun and not ended")]
+    ready = [s for s in states if not s.built and is_covered(*s.coverage)]
     return [
         Request(
             f"build-{state.slug}-{state.fingerprint[:12]}-{_short(json.dumps(recipe, sort_keys=True))}",
             state.slug,
-            f"all {state.coverage[0]} chunks have vectors and there is no index of this recipe",
+            f"{state.coverage[0] - state.coverage[1]} of {state.coverage[0]} chunks have vectors and there is no "
+            "index of this recipe",
         )
         for state in ready[:1]
     ]
+
+
+def is_covered(chunks: int, missing: int) -> bool:
+    """Whether an index may be built: the build embeds what little came in since, or a corpus that is edited all
+    the time would never be ready for one."""
+    return chunks > 0 and missing <= chunks * MOST_MISSING_AT_BUILD
 
 
 def decide_rebuild(state: RebuildState | None, limit: float, busy: bool) -> list[Request]:
@@ -186,6 +233,36 @@ def decide_promotion(candidates: Sequence[Candidate], serving: int | None, polic
     best = max(good, key=lambda c: c.generation)
     reason = "nothing serves yet" if serving is None else "the policy is automatic and the verdict allows it"
     return [Request(f"promote-{best.generation}-{best.evaluation}", best.model, reason)]
+
+
+def decide_comparisons(candidates: Sequence[Candidate], serving: int | None, policy: str) -> list[Request]:
+    """Ask to compare what is ready without a verdict, because its comparison failed; and under the policy 'auto'
+    what was found good against a generation that was replaced meanwhile."""
+    requests = []
+    for c in candidates:
+        if c.state == "ready" and c.evaluation is None:
+            requests.append(Request(f"compare-{c.generation}-{serving or 0}", c.model, "it has no verdict"))
+        elif c.state == "ready" and c.allows and c.baseline != serving and policy == "auto":
+            reason = "what it was compared with does not serve any more"
+            requests.append(Request(f"compare-{c.generation}-{serving or 0}", c.model, reason))
+    return requests
+
+
+def decide_again(request: Request, attempts: Attempts, now: datetime) -> Request | None:
+    """The request itself if nothing was started for it yet; once its runs failed and a growing time is over, the
+    request under a new key, because Dagster starts a key once, ever.
+
+    A run that a person cancelled is not asked for again.
+    """
+    if attempts.settled:
+        return None
+    if attempts.last_failed is None:
+        return request
+    wait = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(attempts.failed - 1, 20))
+    if now - attempts.last_failed < wait:
+        return None
+    reason = f"{request.reason}; {attempts.failed} runs for it failed"
+    return Request(f"{request.run_key}-again-{attempts.failed}", request.subject, reason, request.run_key)
 
 
 def list_gaps(missing: Mapping[str, Sequence[int]], day: str) -> list[tuple[Request, int, int]]:

@@ -1,18 +1,41 @@
 """What the sensors look at, as the values the decisions are made of."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
-from rag_pipeline.automation.decisions import BuildState, Candidate, ModelState, RebuildState, SourceLook
+import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
+
+from rag_pipeline.automation.decisions import (
+    Attempts,
+    BuildState,
+    Candidate,
+    ModelState,
+    RebuildState,
+    Request,
+    SourceLook,
+    decide_again,
+)
+from rag_pipeline.automation.partitions import REQUEST_TAG, WORK_TAG
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active, list_model_chunkers
 from rag_pipeline.documents.assets import group_sources
 from rag_pipeline.documents.locations import LocationError, list_entries, location_token, resolve_location
 from rag_pipeline.documents.store import SourceRecord, list_sources
-from rag_pipeline.embeddings.store import list_models, missing_chunks, read_coverage
+from rag_pipeline.embeddings.store import ModelRecord, list_models, missing_chunks, read_coverage
 from rag_pipeline.index.building import choose_chunker, is_generation_of, recipe_of
 from rag_pipeline.index.recipe import plan_build
 from rag_pipeline.index.store import ACTIVE_STATES, list_generations, read_index_state
 from rag_pipeline.serving.store import latest_comparison, read_serving
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+MOST_ATTEMPTS = 50
 
 SourceGroup = tuple[str, str, bool]
 
@@ -40,29 +63,81 @@ def look_at_source(key: str, group: SourceGroup, sources: list[SourceRecord]) ->
 def read_model_states(pipeline: Pipeline, partitions: Iterable[str]) -> list[ModelState]:
     """Every registered model, and whether it has its partition."""
     known = set(partitions)
-    with pipeline.database.connection() as connection:
-        models = list_models(connection)
-    return [ModelState(m.slug, m.state, (m.fingerprint or b"").hex(), m.slug in known) for m in models]
+    with pipeline.database.transaction() as connection:
+        models, generations = list_models(connection), list_generations(connection)
+        begun = {g.model_id for g in generations}
+        serving = next((g for g in generations if g.state == "serving"), None)
+        states = []
+        for m in models:
+            wrong = explain_why_not(m)
+            unfinished = m.slug in known and m.id not in begun and wrong is None and m.state != "refused"
+            if unfinished and m.state == "probed":
+                chunker_id = choose_chunker(connection, pipeline.settings, m, serving).id
+                unfinished = read_coverage(connection, m.space, chunker_id).missing > 0
+            states.append(ModelState(m.slug, m.state, (m.fingerprint or b"").hex(), m.slug in known, wrong, unfinished))
+    return states
+
+
+def explain_why_not(model: ModelRecord) -> str | None:
+    """Why nothing may be spent on a model by itself; None where it may."""
+    if model.state == "refused":
+        return model.reason
+    if model.drift is not None:
+        return model.drift
+    paused = model.probe.get("paused")
+    return f"its budget is spent, a person decides: {paused}" if paused else None
+
+
+def is_work_under_way(instance: dg.DagsterInstance) -> bool:
+    """Whether a run that embeds, builds or compares is queued or running: of a job, or started by a person from
+    the graph, as backfills are (those carry no tags of ours)."""
+    filters = [
+        dg.RunsFilter(tags={WORK_TAG: "models"}, statuses=UNFINISHED),
+        dg.RunsFilter(job_name=IMPLICIT_ASSET_JOB_NAME, statuses=UNFINISHED),
+    ]
+    return any(instance.get_runs_count(one) > 0 for one in filters)
+
+
+def read_attempts(instance: dg.DagsterInstance, key: str) -> Attempts:
+    """What became of the runs that a sensor asked for under this key, or under a later one for the same thing."""
+    records = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: key}), limit=MOST_ATTEMPTS)
+    failed = [r for r in records if r.dagster_run.status == dg.DagsterRunStatus.FAILURE]
+    ended = [r.end_time or r.update_timestamp.timestamp() for r in failed]
+    return Attempts(
+        settled=len(failed) < len(records),
+        failed=len(failed),
+        last_failed=datetime.fromtimestamp(max(ended), UTC) if ended else None,
+    )
+
+
+def ask_again(instance: dg.DagsterInstance, requests: Iterable[Request]) -> list[Request]:
+    """Those of the requests that are due: never started, or failed a while ago."""
+    now = datetime.now(UTC)
+    asked = [decide_again(request, read_attempts(instance, request.run_key), now) for request in requests]
+    return [request for request in asked if request is not None]
 
 
 def read_build_states(pipeline: Pipeline, partitions: Iterable[str]) -> tuple[list[BuildState], bool]:
     """Probed models with a partition beside what is built of them, and whether a generation is building."""
-    known = set(partitions)
+    known, recipe = set(partitions), recipe_of(pipeline.settings)
     with pipeline.database.transaction() as connection:
         generations = list_generations(connection)
         serving = next((g for g in generations if g.state == "serving"), None)
         states = []
         for model in list_models(connection):
-            if model.state != "probed" or model.slug not in known:
+            if model.state != "probed" or model.slug not in known or explain_why_not(model):
                 continue
             chunker_id = choose_chunker(connection, pipeline.settings, model, serving).id
-            built = any(is_generation_of(g, model, chunker_id, recipe_of(pipeline.settings)) for g in generations)
+            as_set = [g for g in generations if is_generation_of(g, model, chunker_id, recipe)]
+            begun = max((g.id for g in as_set if g.state == "building"), default=0)
+            built = bool(as_set)
             coverage = (0, 0)
             if not built:
                 found = read_coverage(connection, model.space, chunker_id)
                 coverage = (found.chunks, found.missing)
-            states.append(BuildState(model.slug, (model.fingerprint or b"").hex(), coverage, built))
-    return states, any(g.state == "building" for g in generations)
+            states.append(BuildState(model.slug, (model.fingerprint or b"").hex(), coverage, built, begun))
+    building = any(g.state == "building" for g in generations)
+    return states, building and not any(s.begun for s in states)
 
 
 def read_rebuild_state(pipeline: Pipeline, partitions: Iterable[str]) -> RebuildState | None:
@@ -119,8 +194,8 @@ def find_gaps(pipeline: Pipeline, partitions: Iterable[str]) -> dict[str, list[i
     begun = {g.model_id for g in generations}
     active = {g.model_id for g in generations if g.state in ACTIVE_STATES}
     for model in models:
-        if model.probe.get("paused"):
-            continue  # its budget is spent: a person decides
+        if explain_why_not(model):
+            continue
         if model.id in begun - active:
             continue  # all its generations were retired: nobody reads what would be spent
         buckets: set[int] = set()

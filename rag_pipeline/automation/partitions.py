@@ -9,6 +9,8 @@ from rag_pipeline.settings import load_settings
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 WORK_TAG = "rag/work"
+# What a sensor asked for by a run, however often it had to: see `decisions.decide_again`.
+REQUEST_TAG = "rag/request"
 
 
 def name_bucket(bucket: int) -> str:

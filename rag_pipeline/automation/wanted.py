@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.chunks.cutting import ChunkReport
-from rag_pipeline.embeddings.models import ModelSpec
+from rag_pipeline.embeddings.models import ModelRefused, ModelSpec
 from rag_pipeline.embeddings.registry import add_model, find_model, probe_registered_model
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.index.building import choose_chunker, cut_for
@@ -34,6 +34,11 @@ def default_model_spec(settings: Settings) -> ModelSpec:
 def find_probed_model(pipeline: Pipeline, slug: str) -> ModelRecord:
     """The model of that slug, probed now if it never was. Raises `UnknownModelError`, `ModelRefused`."""
     record = find_model(pipeline.database, slug)
+    if record.state == "refused":
+        raise ModelRefused(
+            f"Model {slug!r} was refused: {record.reason}. Mend it and register it again: "
+            f"rag model add {slug} {record.spec.source}"
+        )
     return probe_registered_model(pipeline.database, record) if record.state == "registered" else record
 
 

@@ -56,6 +56,7 @@ def status(as_json: bool) -> None:
         ("Generations", GENERATION_COLUMNS, found.generations),
         ("Not read (tried again when they change)", ("uri", "code", "reason"), found.failures),
         ("Not embedded", ("model", "chunk_id", "reason"), found.embedding_failures),
+        ("Alerts", ("raised_at", "kind", "subject", "message", "failure"), found.alerts),
     ]
     for title, columns, records in tables:
         if records:

@@ -1,28 +1,29 @@
 """Commands on embedding models: add, distil, list."""
 
-import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from rag_pipeline.cli.shell import connect, json_option, print_json, print_records, say
 
-MODEL_COLUMNS = ("slug", "source", "state", "dimension", "max_tokens", "vectors")
+MODEL_COLUMNS = ("slug", "source", "state", "dimension", "max_tokens", "vectors", "drift")
 
 
 @click.command("add")
 @click.argument("slug")
 @click.argument("source")
-@click.option("--query-prompt", default="", help="Put in front of every query.")
-@click.option("--document-prompt", default="", help="Put in front of every document.")
+@click.option("--query-prompt", help="Put in front of every query; default: what the model declares.")
+@click.option("--document-prompt", help="Put in front of every document; default: what the model declares.")
 @click.option("--base-url", help="Endpoint of an openai:MODEL source.")
 @click.option("--sha256", help="The weights must have this hash.")
 @click.option("--no-normalise", is_flag=True, help="Keep vector lengths as the model gives them.")
 def add(
     slug: str,
     source: str,
-    query_prompt: str,
-    document_prompt: str,
+    query_prompt: str | None,
+    document_prompt: str | None,
     base_url: str | None,
     sha256: str | None,
     no_normalise: bool,
@@ -32,12 +33,17 @@ def add(
     SOURCE is packaged:all-MiniLM-L6-v2, a directory, a Hugging Face name, model2vec:DIRECTORY_OR_NAME, or
     openai:MODEL with --base-url.
     """
-    from rag_pipeline.embeddings.models import ModelSpec
+    from rag_pipeline.embeddings.models import ModelError, ModelSpec
     from rag_pipeline.embeddings.registry import add_model
+    from rag_pipeline.embeddings.weights import read_declared_prompts
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", slug):
-        raise click.UsageError(f"{slug!r}: a slug has up to 63 letters, digits, '.', '-' and '_'")
-    spec = ModelSpec(slug, source, query_prompt, document_prompt, not no_normalise, base_url, sha256)
+    spec = ModelSpec(slug, source, query_prompt or "", document_prompt or "", not no_normalise, base_url, sha256)
+    if query_prompt is None and document_prompt is None:
+        with suppress(ModelError):  # registering says what is wrong, and records it
+            query, document = read_declared_prompts(spec)
+            if query or document:
+                say(f"its own prompts: {query!r} before queries, {document!r} before documents")
+                spec = replace(spec, query_prompt=query, document_prompt=document)
     with connect() as (_, database):
         record = add_model(database, spec)
     same = f", the same space as model {record.space_id}: nothing to embed" if record.space_id != record.id else ""
@@ -60,10 +66,13 @@ def distil(directory: Path, dimension: int) -> None:
 @click.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The registered models."""
+    """The registered models, those of rag.toml included."""
+    from rag_pipeline.embeddings.registry import register_configured_models
     from rag_pipeline.serving.status import read_status
 
-    with connect() as (_, database):
+    with connect() as (settings, database):
+        for reason in register_configured_models(database, settings.models).values():
+            say(reason)
         models = read_status(database).models
     if as_json:
         print_json(models)

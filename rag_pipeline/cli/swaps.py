@@ -77,12 +77,14 @@ def swap(
     Paused by its budget, the same command goes on: nothing is embedded twice.
     """
     from rag_pipeline.embeddings.filling import make_budget
-    from rag_pipeline.embeddings.registry import find_model
+    from rag_pipeline.embeddings.registry import find_model, register_configured_models
     from rag_pipeline.index.planning import plan_swap
 
     with connect() as (settings, database):
         price = price_per_million if price_per_million is not None else settings.price_per_million
         budget = make_budget(max_tokens, max_cost, price)
+        if reason := register_configured_models(database, settings.models).get(slug):
+            raise RefusedError(reason)
         plan = plan_swap(database, settings, find_model(database, slug), price_per_million=price)
     money = "" if plan.cost is None else f", {plan.cost:,.4f} in money"
     say(f"{slug}: {plan.to_embed:,} chunks to embed ({plan.tokens:,} tokens{money}), {plan.in_ledger:,} in the ledger")

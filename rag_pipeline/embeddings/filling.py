@@ -15,7 +15,7 @@ from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings import store
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
-from rag_pipeline.embeddings.registry import open_checked_model
+from rag_pipeline.embeddings.registry import DriftError, open_checked_model, refuse_changed_weights
 from rag_pipeline.embeddings.store import ChunkText, MissingChunk, ModelRecord
 from rag_pipeline.embeddings.vectors import check_vectors
 from rag_pipeline.errors import MisuseError, RefusedError
@@ -90,7 +90,7 @@ def embed_missing(
     missing = find_missing()
     if not missing:
         return report
-    model = open_checked_model(record)
+    model = _open_proven_model(database, record)
     with (
         track(f"embedding with {record.slug}", len(missing), "chunks") as advance,
         database.session() as leases,
@@ -110,6 +110,21 @@ def embed_missing(
                 time.sleep(0.5)  # other workers hold all that is left: our promise waits for theirs
     report.seconds = time.monotonic() - began
     return report
+
+
+def _open_proven_model(database: Database, record: ModelRecord) -> EmbeddingModel:
+    """The model, byte for byte and canary for canary the registered one; what was found is on its record."""
+    try:
+        refuse_changed_weights(record)
+        model = open_checked_model(record)
+    except DriftError as error:
+        with database.connection() as connection:
+            store.set_drift(connection, record.id, str(error))
+        raise
+    if record.drift is not None:
+        with database.connection() as connection:
+            store.set_drift(connection, record.id, None)
+    return model
 
 
 def lease_buckets(

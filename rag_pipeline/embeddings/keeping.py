@@ -40,6 +40,11 @@ class Kept(Generic[T]):
                     self._found.popitem(last=False)
             return value
 
+    def holds(self, *key: Hashable) -> bool:
+        """Whether a result is there, however old."""
+        with self._lock:
+            return key in self._found
+
     def forget(self, *key: Hashable) -> None:
         """Let go of one result."""
         with self._lock:

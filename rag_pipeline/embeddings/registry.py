@@ -1,5 +1,9 @@
 """Which models there are and what each one is: registered by name, known by what it computes."""
 
+import dataclasses
+import re
+from collections.abc import Mapping
+
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings import store
 from rag_pipeline.embeddings.fingerprint import (
@@ -23,7 +27,9 @@ from rag_pipeline.embeddings.models import (
 )
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
+from rag_pipeline.embeddings.weights import describe_changed_weights, hash_source
 from rag_pipeline.errors import MisuseError
+from rag_pipeline.settings import SLUG, ConfiguredModel
 
 MODEL_LOCK = 7461002
 # What is behind an address can change while a process runs; files that are in memory cannot.
@@ -97,8 +103,11 @@ def find_model(database: Database, slug: str) -> ModelRecord:
 def add_model(database: Database, spec: ModelSpec) -> ModelRecord:
     """Register and probe a model; the same spec twice is one model.
 
-    Raises `SlugTakenError` if the slug names something else, `ModelRefused` (recorded) if it must not be used.
+    Raises `SlugTakenError` if the slug names something else, `ModelRefused` (recorded) if it must not be used,
+    `MisuseError` for a slug that cannot be one: it names partitions.
     """
+    if not re.fullmatch(SLUG, spec.slug):
+        raise MisuseError(f"{spec.slug!r} cannot be a slug: up to 63 letters, digits, '.', '-' and '_'")
     with database.transaction() as connection:
         new = store.register_model(connection, spec)
     record = find_model(database, spec.slug)
@@ -109,10 +118,36 @@ def add_model(database: Database, spec: ModelSpec) -> ModelRecord:
     return record if record.state == "probed" else probe_registered_model(database, record)
 
 
+def register_configured_models(database: Database, models: Mapping[str, ConfiguredModel]) -> dict[str, str]:
+    """Register the models of the settings file that are not known yet; nothing is loaded.
+
+    Returns, by slug, why a definition does not count: the slug means another model already. It is never applied.
+    """
+    refused = {}
+    for slug, configured in models.items():
+        spec = ModelSpec(slug, **configured.model_dump())
+        with database.transaction() as connection:
+            new = store.register_model(connection, spec)
+            known = store.read_model(connection, slug)
+        if not new and known is not None and known.spec != spec:
+            refused[slug] = (
+                f"[models.{slug}] in rag.toml is not what is registered: {describe_change(known.spec, spec)}"
+            )
+    return refused
+
+
+def describe_change(known: ModelSpec, asked: ModelSpec) -> str:
+    """In what two definitions of one slug differ, and what to do."""
+    fields = [f.name for f in dataclasses.fields(ModelSpec) if getattr(known, f.name) != getattr(asked, f.name)]
+    differences = [f"{name} is {getattr(known, name)!r}, not {getattr(asked, name)!r}" for name in fields]
+    return f"{'; '.join(differences)}. What a slug means never changes. Choose another slug."
+
+
 def probe_registered_model(database: Database, record: ModelRecord) -> ModelRecord:
     """Load a registered model once, find out what it is, and give it its ledger: its own, or the one of the
     same space under another name."""
     try:
+        weights = hash_source(record.spec)
         model = open_model(record.spec)
         probe = probe_model(model)
         refuse_unusable(record.slug, probe)
@@ -136,6 +171,7 @@ def probe_registered_model(database: Database, record: ModelRecord) -> ModelReco
                 "seconds_per_text": probe.seconds_per_text,
                 "norm_min": probe.norm_min,
                 "norm_max": probe.norm_max,
+                "weights_sha256": weights,
             },
         )
         return store.read_model_by_id(connection, record.id)
@@ -161,20 +197,37 @@ def find_space(fingerprint: Fingerprint, models: list[ModelRecord]) -> int | Non
     return None
 
 
+def refuse_changed_weights(record: ModelRecord) -> None:
+    """Raise `DriftError` if the weights' files are not those that were probed, byte by byte.
+
+    The canaries cannot see a weight that none of them uses, such as the vector of another word.
+    """
+    if changed := describe_changed_weights(record.spec, record.probe.get("weights_sha256")):
+        raise DriftError(explain_drift(record, changed))
+
+
+def explain_drift(record: ModelRecord, reason: str) -> str:
+    """What to tell a person about a model that changed under its name."""
+    return (
+        f"Model {record.slug!r} ({record.spec.source}) is not the one that was registered: {reason}. "
+        "Nothing was embedded. Restore its weights, or register the new ones under another slug."
+    )
+
+
 def open_checked_model(record: ModelRecord, *, patient: bool = True) -> EmbeddingModel:
     """The loaded model, after its canaries were computed again (an endpoint's every `RECHECK_SECONDS`).
 
     `patient`: a busy endpoint is waited for as long as documents wait, else as long as a query does. Raises
-    `DriftError` where the canaries differ, and what loading and embedding raise.
+    `DriftError` where the canaries differ, or a file's weights before they are loaded, and what loading and
+    embedding raise.
     """
+    if not open_model.holds(record.spec):  # what is in memory is what it was, whatever became of its files
+        refuse_changed_weights(record)
     model = open_model(record.spec)
     if record.canaries is None:
         return model
     verdict = same_space(_canaries_now(record.spec, patient), unpack_fingerprint(record.canaries))
     if not verdict.same:
         forget_model(record.spec)  # so that weights which were restored are seen
-        raise DriftError(
-            f"Model {record.slug!r} ({record.spec.source}) is not the one that was registered: {verdict.reason}. "
-            "Nothing was embedded. Restore its weights, or register the new ones under another slug."
-        )
+        raise DriftError(explain_drift(record, verdict.reason))
     return model

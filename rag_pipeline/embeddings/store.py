@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ class ModelRecord:
     state: str
     reason: str | None
     probe: dict[str, Any]
+    checked_at: datetime | None = None
+    drift: str | None = None
 
     @property
     def slug(self) -> str:
@@ -148,6 +151,11 @@ def record_probe(
 def refuse_model(connection: psycopg.Connection, model_id: int, reason: str) -> None:
     """Record that a model must not be used, and why."""
     QUERIES.refuse_model(connection, id=model_id, reason=reason)
+
+
+def set_drift(connection: psycopg.Connection, model_id: int, drift: str | None) -> None:
+    """Record that a model was checked now, and what is wrong with it; None: nothing."""
+    QUERIES.set_drift(connection, id=model_id, drift=drift)
 
 
 def set_paused(connection: psycopg.Connection, model_id: int, reason: str | None) -> None:

@@ -104,6 +104,25 @@ def hash_weights(directory: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def hash_source(spec: ModelSpec) -> str | None:
+    """`hash_weights` of a spec's directory; None for an endpoint, which shows no files. Raises ModelRefused."""
+    return None if parse_source(spec.source)[0] == "openai" else hash_weights(open_model_directory(spec))
+
+
+def describe_changed_weights(spec: ModelSpec, probed: str | None) -> str | None:
+    """How the weights differ from those that were probed; None where they do not, or nothing was recorded."""
+    if probed is None or (now := hash_source(spec)) is None or now == probed:
+        return None
+    return f"its weights have SHA-256 {now[:16]}… now and had {probed[:16]}… when they were probed"
+
+
+def stat_model(directory: Path) -> str:
+    """What the model's files look like without opening them: path, size, modification time and inode of each."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    looks = [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino) for path in files if (stat := path.stat())]
+    return hashlib.sha256(repr(looks).encode()).hexdigest()
+
+
 @lru_cache(maxsize=64)
 def _hash_file(path: str, _size: int, _modified_ns: int) -> str:
     with open(path, "rb") as file:

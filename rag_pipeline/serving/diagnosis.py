@@ -1,12 +1,15 @@
 """`rag doctor`: is everything that is served true?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings.store import list_models
 from rag_pipeline.index import store
 from rag_pipeline.index.building import build_generation, refresh_generation
 from rag_pipeline.index.reconciliation import find_discrepancies, repair
 from rag_pipeline.index.store import Generation
+from rag_pipeline.serving.alert_store import RaisedAlert, list_undelivered
 from rag_pipeline.serving.recall import judge_recall
 from rag_pipeline.serving.recall_store import read_latest_recall
 from rag_pipeline.serving.recall_watch import WATCHED
@@ -38,6 +41,10 @@ def diagnose(database: Database, settings: Settings) -> list[Finding]:
         serving = read_serving(connection)
         generations = store.list_generations(connection, CARED_FOR)
         pending = store.count_pending(connection)
+        drifted = [model for model in list_models(connection) if model.drift]
+        untold = list_undelivered(connection)
+    findings += [Finding(f"model {m.slug}", False, str(m.drift)) for m in drifted]
+    findings += [describe_untold(untold, settings.alert_channel)] if untold else []
     detail = f"generation {serving.generation_id}" if serving else "nothing serves yet: rag ingest PATH"
     findings.append(Finding("serving", serving is not None, detail))
     for generation in generations:
@@ -51,6 +58,14 @@ def diagnose(database: Database, settings: Settings) -> list[Finding]:
             detail = f"{queue.documents} documents wait since {queue.oldest:%Y-%m-%d %H:%M:%S}"
             findings.append(Finding(f"{name} queue", False, detail))
     return findings
+
+
+def describe_untold(alerts: Sequence[RaisedAlert], channel: str) -> Finding:
+    """Alerts that were not delivered: how many, the last one, and why."""
+    last = alerts[-1]
+    why = next((f": {a.failure}" for a in reversed(alerts) if a.failure), "; `rag up` delivers them")
+    detail = f"{len(alerts)} not delivered by {channel}{why}. The last: {last.kind} {last.subject}: {last.message}"
+    return Finding("alerts", False, detail)
 
 
 def find_recall(database: Database, settings: Settings, generation: Generation) -> Finding:

@@ -1,6 +1,7 @@
 """What `rag status` shows: one look at every stage."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from rag_pipeline.chunks.store import count_chunks
@@ -8,6 +9,7 @@ from rag_pipeline.database.engine import Database
 from rag_pipeline.documents.store import count_documents, list_failures, list_sources
 from rag_pipeline.embeddings.store import count_embeddings, list_embedding_failures, list_models, read_coverage
 from rag_pipeline.index.store import ACTIVE_STATES, count_pending, count_rows, list_generations, read_index_state
+from rag_pipeline.serving.alert_store import list_alerts
 from rag_pipeline.serving.store import list_promotions, read_serving
 from rag_pipeline.versions.store import count_versions
 
@@ -26,6 +28,7 @@ class Status:
     embedding_failures: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     promotions: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
 
 
 def read_status(database: Database) -> Status:
@@ -67,6 +70,8 @@ def read_status(database: Database) -> Status:
                     "dimension": m.dimension,
                     "max_tokens": m.max_tokens,
                     "vectors": vectors.get(m.space_id or 0, 0),
+                    "drift": m.drift,
+                    "checked_at": str(m.checked_at) if m.checked_at else None,
                 }
                 for m in list_models(connection)
             ],
@@ -84,5 +89,9 @@ def read_status(database: Database) -> Status:
             promotions=[
                 {**asdict(promotion), "promoted_at": str(promotion.promoted_at)}
                 for promotion in list_promotions(connection)
+            ],
+            alerts=[
+                {k: str(v) if isinstance(v, datetime) else v for k, v in asdict(alert).items()}
+                for alert in list_alerts(connection)
             ],
         )

@@ -1,19 +1,26 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from rag_pipeline.automation.decisions import (
+    Attempts,
     BuildState,
     Candidate,
     ModelState,
     RebuildState,
+    Request,
     SourceLook,
+    decide_again,
     decide_builds,
+    decide_comparisons,
     decide_ingests,
     decide_new_models,
     decide_promotion,
     decide_rebuild,
+    is_covered,
     list_gaps,
+    list_refusals,
 )
 
 
@@ -173,3 +180,86 @@ def test_the_sweep_asks_only_for_models_with_gaps_and_from_the_first_to_the_last
     gaps = list_gaps({"b": [7, 3], "a": [], "c": [0]}, "20260101")
     assert [(request.subject, first, last) for request, first, last in gaps] == [("b", 3, 7), ("c", 0, 0)]
     assert len({request.run_key for request, _, _ in gaps}) == 2
+
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+REQUEST = Request("build-m", "m", "why")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "key"),
+    [
+        (Attempts(), "build-m"),  # never started
+        (Attempts(settled=True), None),  # under way, done, or cancelled by a person
+        (Attempts(False, 1, NOW - timedelta(minutes=9)), None),  # just failed
+        (Attempts(False, 1, NOW - timedelta(minutes=10)), "build-m-again-1"),
+        (Attempts(False, 2, NOW - timedelta(minutes=19)), None),  # twice as long the second time
+        (Attempts(False, 2, NOW - timedelta(minutes=20)), "build-m-again-2"),
+        (Attempts(False, 40, NOW - timedelta(days=1)), "build-m-again-40"),  # at least once a day
+        (Attempts(True, 3, NOW - timedelta(days=9)), None),  # the fourth is under way, or went well
+    ],
+)
+def test_what_failed_is_asked_for_again_later_and_later_under_a_new_key(attempts, key):
+    again = decide_again(REQUEST, attempts, NOW)
+    assert (again and again.run_key) == key
+    assert again is None or again.key == "build-m"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (ModelState("m", "probed", "ab" * 16, True, None, True), "embed-m-abababababab-1"),  # begun, not ended
+        (ModelState("m", "probed", "ab" * 16, True, None, False), None),
+        (ModelState("m", "probed", "ab" * 16, False, "it drifted", False), None),
+        (ModelState("m", "probed", "ab" * 16, True, "it drifted", True), None),
+    ],
+)
+def test_what_was_begun_is_the_same_request_and_a_model_that_is_wrong_is_none(model, expected):
+    requests, left_out = decide_new_models([model], {"m": 1} if model.partitioned else {})
+    assert [r.run_key for r in requests] == ([expected] if expected else [])
+    assert left_out == ({"m": "it drifted"} if model.wrong else {})
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (ModelState("m", "refused", "", True, "a pickle"), {"m": "a pickle"}),
+        (ModelState("m", "refused", "", False, "a pickle"), {}),  # told already, or told the person who added it
+        (ModelState("a|b", "registered", "", False), {"a|b": "its slug cannot be a partition key"}),
+        (ModelState("m", "probed", "ab", True), {}),
+    ],
+)
+def test_a_refused_model_is_told_of_once_when_its_partition_goes(model, told):
+    found = list_refusals([model])
+    assert found.keys() == told.keys()
+    assert all(found[slug].startswith(reason) for slug, reason in told.items())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "missing", "expected"),
+    [(100, 0, True), (100, 5, True), (100, 6, False), (10, 1, False), (0, 0, False)],
+)
+def test_an_index_is_built_with_the_little_that_came_in_since(chunks, missing, expected):
+    assert is_covered(chunks, missing) is expected
+
+
+def test_a_build_that_was_begun_comes_before_a_new_one():
+    new = BuildState("a", "ab", (10, 0), False)
+    begun = BuildState("m", "ab", (0, 0), True, begun=7)
+    requests = decide_builds([new, begun], {"m": 16}, False)
+    assert [(r.subject, r.run_key) for r in requests] == [("m", "finish-7")]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "serving", "policy", "expected"),
+    [
+        (Candidate(2, "m", "ready", None, False, None), 1, "manual", True),  # its comparison failed
+        (Candidate(2, "m", "ready", 7, True, 9), 1, "auto", True),  # compared with what was replaced
+        (Candidate(2, "m", "ready", 7, True, 9), 1, "manual", False),  # a person decides, and may ask
+        (Candidate(2, "m", "ready", 7, False, 9), 1, "auto", False),  # it was not good enough
+        (Candidate(2, "m", "ready", 7, True, 1), 1, "auto", False),  # up to date
+        (Candidate(2, "m", "soaking", None, False, None), 1, "auto", False),
+    ],
+)
+def test_a_candidate_without_a_valid_verdict_is_compared_again(candidate, serving, policy, expected):
+    assert bool(decide_comparisons([candidate], serving, policy)) is expected

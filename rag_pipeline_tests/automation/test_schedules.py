@@ -100,7 +100,7 @@ def test_every_day_recall_is_measured_and_shown(fire, instance, pipeline, databa
         assert "data:image/png;base64," in observed.metadata["plot"].value
         with database.connection() as connection:
             measured = connection.execute("select count(*) from rag.recall_measurement where scope = 'all'").fetchone()
-            assert measured == (day,)
+            assert measured == (1 + day,)  # the first is the evaluation's
             assert connection.execute("select query from rag.query_log").fetchall() == [("q1",)]
     evaluation = last_recall_check(instance)
     assert (evaluation.passed, evaluation.metadata["target"].value) == (True, 0.95)
@@ -124,7 +124,7 @@ def test_the_check_of_recall_fails_by_how_far_it_is_below_the_target(pipeline, d
 def test_recall_that_was_not_measured_for_days_is_a_warning(pipeline, database):
     assert recall_holds(pipeline).passed
     with database.connection() as connection:
-        connection.execute("update rag.generation set created_at = now() - interval '3 days'")
+        connection.execute("update rag.recall_measurement set measured_at = now() - interval '3 days'")
     result = recall_holds(pipeline)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "not measured since" in result.description

@@ -70,9 +70,12 @@ create table rag.alert (
     message      text not null,
     raised_at    timestamptz not null default clock_timestamp(),
     delivered_at timestamptz,
+    tried_at     timestamptz,
     failure      text
 );
 comment on table rag.alert is 'What someone should look at; delivered once through RAG_ALERT_CHANNEL';
+comment on column rag.alert.failure is 'Why the last try to deliver it failed';
+create index alert_undelivered on rag.alert (tried_at) where delivered_at is null;
 
 alter table rag.embedding_model
     add column checked_at timestamptz,

@@ -6,19 +6,19 @@ returning id;
 
 -- name: read_model^
 select id, slug, source, base_url, query_prompt, document_prompt, normalise, weights_sha256, max_tokens,
-       dimension, fingerprint, canaries, space_id, state, reason, probe
+       dimension, fingerprint, canaries, space_id, state, reason, probe, checked_at, drift
 from rag.embedding_model
 where slug = :slug;
 
 -- name: read_model_by_id^
 select id, slug, source, base_url, query_prompt, document_prompt, normalise, weights_sha256, max_tokens,
-       dimension, fingerprint, canaries, space_id, state, reason, probe
+       dimension, fingerprint, canaries, space_id, state, reason, probe, checked_at, drift
 from rag.embedding_model
 where id = :id;
 
 -- name: list_models
 select id, slug, source, base_url, query_prompt, document_prompt, normalise, weights_sha256, max_tokens,
-       dimension, fingerprint, canaries, space_id, state, reason, probe
+       dimension, fingerprint, canaries, space_id, state, reason, probe, checked_at, drift
 from rag.embedding_model
 order by id;
 
@@ -112,3 +112,7 @@ update rag.embedding_model
 set probe = case when :reason::text is null then probe - 'paused'
                  else probe || jsonb_build_object('paused', :reason::text) end
 where id = :id and (:reason::text is not null or probe ? 'paused');
+
+-- name: set_drift!
+-- What a check of the model found: null is nothing.
+update rag.embedding_model set checked_at = clock_timestamp(), drift = :drift where id = :id;
