@@ -25,7 +25,7 @@ def make_states(folder: str, seed: int) -> list[State]:
     Each state changes, deletes and adds documents, brings a deleted one back as it was, and keeps the anchors.
     """
     chosen = random.Random(f"{folder} {seed}")
-    files, lines = (40, 40) if folder == "own" else (15, 10)
+    files, lines = (30, 20) if folder == "own" else (10, 6)
     kept = {f"part{n % 4}/file{n}.md": _make_text(chosen) for n in range(files)}
     rows = {f"{folder}{n}": _make_text(chosen) for n in range(lines)}
     if folder == "own":
@@ -54,7 +54,7 @@ def make_questions(seed: int) -> dict[str, tuple[str, str]]:
     return {
         f"{uri} {n}": (" ".join(chosen.sample(text.replace(".", "").lower().split(), 6)), uri)
         for uri, text in make_anchors(seed).items()
-        for n in range(4)
+        for n in range(3)
     }
 
 
@@ -64,7 +64,7 @@ def _make_shared(seed: int) -> list[str]:
 
 
 def _make_text(chosen: random.Random) -> str:
-    return make_text(chosen, chosen.randint(30, 160))
+    return make_text(chosen, chosen.randint(30, 120))
 
 
 def _edit(chosen: random.Random, kept: State, rows: dict[str, str], gone: State, number: int) -> None:
@@ -77,7 +77,7 @@ def _edit(chosen: random.Random, kept: State, rows: dict[str, str], gone: State,
             held[name] += " " + make_text(chosen, 12)
     for name in chosen.sample(sorted(gone), 3):
         (kept if name.endswith(".md") else rows)[name] = gone.pop(name)
-    for count in range(4):
+    for count in range(2):
         kept[f"new/{number}-{count}.md"] = _make_text(chosen)
         rows[f"new{number}-{count}"] = _make_text(chosen)
     # one text in two documents; one without any; and one the model knows no word of: it is found by its words only

@@ -50,8 +50,9 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What was done to a life and what was seen. `looks` counts the observer's."""
+    """What was done to a life and what was seen: the steps a calm one reached, those another was killed at."""
 
+    reached: set[str] = field(default_factory=set)
     killed: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     stops: int = 0
@@ -79,6 +80,7 @@ def live(folder: Path, models: Path, seed: int, plan: Plan, *, watched: bool = T
             life.go()
         life.settle()
         life.outcome.end = _read_end(place)
+        life.outcome.reached = read_reached(folder)
     except Exception as error:
         where = f"{folder}/ ({', '.join(sorted(p.name for p in folder.glob('*.log')))}, home/postgres)"
         raise BreachError(f"life {folder.name}: {error}\nState kept in {where}") from error
@@ -243,6 +245,12 @@ class _Life:
     def _tail(self, who: str) -> str:
         file = self.place.folder / f"{who}.log"
         return "\n".join(file.read_text().splitlines()[-12:]) if file.exists() else ""
+
+
+def read_reached(folder: Path) -> set[str]:
+    """The steps that the processes of a calm life came to."""
+    file = folder / "reached"
+    return set(file.read_text().splitlines()) if file.exists() else set()
 
 
 def list_sessions(leaders: list[int]) -> list[str]:

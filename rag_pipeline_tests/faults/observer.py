@@ -23,6 +23,7 @@ from rag_pipeline_tests.faults.life import Place, is_away, redirect_output
 ANCHOR_DEPTH = 10
 # Searches that may fail one after the other while the server is up: one for each dead connection in the pool.
 MOST_FAILURES = 12
+PAUSE_SECONDS = 0.05
 
 # What must hold in every committed state: each statement finds what breaks it.
 BROKEN = {
@@ -175,6 +176,7 @@ def _observe(place: Place, url: str, counts: Counter[str]) -> None:
                 observer = Observer(place, open_database(place.settings(database_url=url)), counts)
             observer.look()
             failures = 0
+            time.sleep(PAUSE_SECONDS)
         except Exception as error:
             if not is_away(error):
                 raise
