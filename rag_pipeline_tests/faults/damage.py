@@ -12,8 +12,7 @@ def tear(database: Database, generation: Generation) -> None:
     with database.transaction() as connection:
         connection.execute(
             sql.SQL(
-                "delete from rag.{} i using rag.chunk c"
-                " where c.id = i.chunk_id and get_byte(c.content_sha256, 9) < 26"
+                "delete from rag.{} i using rag.chunk c where c.id = i.chunk_id and get_byte(c.content_sha256, 9) < 26"
             ).format(table)
         )
         connection.execute(

@@ -92,17 +92,25 @@ def live(folder: Path, models: Path, seed: int, plan: Plan, *, watched: bool = T
 
 
 def _read_end(place: Place) -> Rows:
-    database = open_database(place.settings(database_url=_url_of(place)))
+    database = open_database(place.settings(database_url=find_url(place)))
     try:
         return read_end(database)
     finally:
         database.close()
 
 
-def _url_of(place: Place) -> str:
-    """The URL of a life's server, which is running; asked in this process, which then counts as one of its users."""
+def find_url(place: Place) -> str:
+    """The URL of a life's server. Asked in a process of its own: who asks counts as a user, and stops the server."""
+    process = STARTER.Process(target=_write_url, args=(place,))
+    process.start()
+    process.join(120)
+    return (place.folder / "url").read_text()
+
+
+def _write_url(place: Place) -> None:
     url, _ = server_url(place.settings())
-    return driver_url(url)
+    (place.folder / "url").write_text(driver_url(url))
+    os._exit(0)
 
 
 class _Life:
@@ -153,7 +161,7 @@ class _Life:
             self.observer.join(120)
             self._watch()
             self.outcome.looks = read_counts(self.place.folder)
-        self._check_orphans()
+        check_orphans(self.died)
 
     def settle(self) -> None:
         """Once nothing is written any more: the queue to its end."""
@@ -178,7 +186,7 @@ class _Life:
         """Start the observer once there is something to observe, and stop everything if it saw a breach."""
         if self.watched and self.observer is None and self.place.journal("own"):
             # it never starts the server: that is the workers' part
-            self.observer = STARTER.Process(target=observe, args=(self.place, _url_of(self.place)), daemon=True)
+            self.observer = STARTER.Process(target=observe, args=(self.place, find_url(self.place)), daemon=True)
             self.observer.start()
         breach = self.place.folder / "breach"
         if breach.exists():
@@ -229,14 +237,6 @@ class _Life:
 
     # looking ---------------------------------------------------------------------------------------
 
-    def _check_orphans(self) -> None:
-        """Every worker led a session of its own: nothing of it may live on."""
-        give_up = time.monotonic() + GRACE_SECONDS
-        while left := list_sessions(self.died):
-            if time.monotonic() > give_up:
-                raise BreachError(f"processes of dead workers live on: {left}")
-            time.sleep(0.1)
-
     def _describe(self) -> str:
         return ", ".join(
             f"{who} has finished {len(self.place.journal(who))} acts and is at: {self._tail(who)}" for who in WORKERS
@@ -251,6 +251,15 @@ def read_reached(folder: Path) -> set[str]:
     """The steps that the processes of a calm life came to."""
     file = folder / "reached"
     return set(file.read_text().splitlines()) if file.exists() else set()
+
+
+def check_orphans(leaders: list[int]) -> None:
+    """Every worker led a session of its own: nothing of it may live on. Raises `BreachError`."""
+    give_up = time.monotonic() + GRACE_SECONDS
+    while left := list_sessions(leaders):
+        if time.monotonic() > give_up:
+            raise BreachError(f"processes of dead workers live on: {left}")
+        time.sleep(0.1)
 
 
 def list_sessions(leaders: list[int]) -> list[str]:

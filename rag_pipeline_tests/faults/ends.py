@@ -158,5 +158,9 @@ def check_substance(end: Rows) -> None:
         ("rollback", "poor"),
         ("promote", "good"),
     ]
-    assert sorted(row[:2] for row in end["generations"]) == [("bad", "retired"), ("good", "serving"), ("poor", "retired")]
+    assert sorted(row[:2] for row in end["generations"]) == [
+        ("bad", "retired"),
+        ("good", "serving"),
+        ("poor", "retired"),
+    ]
     assert end["verdicts"] == [("bad", False), ("good", True), ("poor", True)]

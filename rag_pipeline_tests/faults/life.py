@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 
+from rag_pipeline.database.embedded import EmbeddedServerError
 from rag_pipeline.database.engine import Database, DatabaseError, open_database
 from rag_pipeline.documents.locations import resolve_location
 from rag_pipeline.embeddings.models import ModelSpec
@@ -86,12 +87,12 @@ class Life:
         self.states = make_states(who, place.seed)
         self.database: Database = open_database(self.settings)
 
-    def list_acts(self) -> dict[str, Callable[[], None]]:
+    def list_acts(self) -> dict[str, Callable[[], object]]:
         """What is to be done, in order."""
         if self.who == "live":
             return {f"state {n}": partial(self.edit, n) for n in range(len(self.states))}
         edits = iter(range(OWN_STATES))
-        acts: list[tuple[str, Callable[[], None]]] = [
+        acts: list[tuple[str, Callable[[], object]]] = [
             ("first documents", partial(self.edit, next(edits))),
             ("questions", self.ask_questions),
             ("first model", partial(self.build, "poor")),
@@ -133,9 +134,7 @@ class Life:
             self._wait_for_worker(number)
         folder = self.place.folder / self.who
         write_state(folder, self.states[number])
-        ingest_locations(
-            self.database, self.settings, [resolve_location(str(folder), "default", self.who)], prune=True
-        )
+        ingest_locations(self.database, self.settings, [resolve_location(str(folder), "default", self.who)], prune=True)
         self.refresh()
 
     def ask_questions(self) -> None:
@@ -243,7 +242,8 @@ def play(place: Place, who: str, wanted: set[str] | None, chance: float, start: 
     os.setsid()
     redirect_output(place.folder / f"{who}.log")
     use_small_batches()
-    evaluation.make_items = partial(known_items.make_items, most=40)  # type: ignore[attr-defined]
+    # too few to learn a fusion weight from: these texts have no sentence that says what the rest says
+    evaluation.make_items = partial(known_items.make_items, most=10)  # type: ignore[attr-defined]
     seed = f"{place.seed} {who} {start}"
     watch_steps(
         Recorder(place.folder / "reached")
@@ -265,6 +265,8 @@ def is_away(error: BaseException | None) -> bool:
     lost = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
     while error is not None:
         if isinstance(error, lost) or type(error) is psycopg.OperationalError:
+            return True
+        if isinstance(error, EmbeddedServerError):  # stopped while it was being started
             return True
         if isinstance(error, DatabaseError) and "Cannot connect" in str(error):
             return True

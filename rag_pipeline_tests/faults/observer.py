@@ -9,9 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import make_url
 
-from rag_pipeline.database.engine import Database, open_database
+from rag_pipeline.database.engine import Database, driver_url, open_database
 from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, list_generations, list_undropped, read_generation
 from rag_pipeline.serving.search import NothingServesError, Searcher, SearchResult
@@ -150,9 +149,11 @@ class Observer:
                 raise BreachError(f"a hit is not what its document says: {hit}, {texts}")
 
 
+def observe(place: Place, url: str | None) -> None:
+    """The main function of the observing process: until the file `stop` is there, or something is broken.
 
-def observe(place: Place, url: str) -> None:
-    """The main function of the observing process: until the file `stop` is there, or something is broken."""
+    Without a URL it is a user of the embedded server like any other, and keeps it up.
+    """
     os.setsid()
     redirect_output(place.folder / "observer.log")
     counts: Counter[str] = Counter()
@@ -167,13 +168,14 @@ def observe(place: Place, url: str) -> None:
     os._exit(code)
 
 
-def _observe(place: Place, url: str, counts: Counter[str]) -> None:
+def _observe(place: Place, url: str | None, counts: Counter[str]) -> None:
     observer: Observer | None = None
     failures = 0
     while not (place.folder / "stop").exists():
         try:
             if observer is None:
-                observer = Observer(place, open_database(place.settings(database_url=url)), counts)
+                database = open_database(place.settings(**{"database_url": url} if url else {}))
+                observer, url = Observer(place, database, counts), driver_url(database.url)
             observer.look()
             failures = 0
             time.sleep(PAUSE_SECONDS)
@@ -181,7 +183,7 @@ def _observe(place: Place, url: str, counts: Counter[str]) -> None:
             if not is_away(error):
                 raise
             counts["looks cut short by a stop"] += 1
-            failures = failures + 1 if is_up(url) else 0
+            failures = failures + 1 if url and is_up(url) else 0
             if failures > MOST_FAILURES:
                 raise BreachError("the server is up again, and searches still fail") from error
             time.sleep(0.1)

@@ -28,7 +28,7 @@ Reach = Callable[[str], None]
 
 def list_store_functions() -> dict[str, Callable[..., Any]]:
     """Every public function of a module named `store` or `*_store` that works on a connection, by its name."""
-    found = {}
+    found: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.walk_packages(rag_pipeline.__path__, "rag_pipeline."):
         if module.name.endswith("store"):
             for name, function in vars(importlib.import_module(module.name)).items():
