@@ -33,7 +33,6 @@ MakeDatabase = Callable[..., tuple[Settings, Database]]
 def test_a_swap_killed_at_steps_and_at_random_with_the_server_stopped_ends_like_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    make_enterable(tmp_path)
     run = FaultRun(tmp_path, SEED, Wanted(True, KILLS, STOPS, 0, STEPS), time.monotonic() + 300, print)
     run.go()
     assert run.unspent == ""
@@ -41,13 +40,6 @@ def test_a_swap_killed_at_steps_and_at_random_with_the_server_stopped_ends_like_
     assert (run.total.kills, run.total.stops) == (KILLS, STOPS)
     assert run.total.looks["searches"] > 20, "the observer has hardly looked"
     assert run.total.looks["generations building"], "it has never seen a generation while it was built"
-
-
-def make_enterable(folder: Path) -> None:
-    """Let the server in, which runs as another user where the tests run as root."""
-    for parent in (folder, *folder.parents):
-        if parent.owner() == folder.owner() and parent.stat().st_mode & 0o777 == 0o700:
-            parent.chmod(0o711)
 
 
 def test_the_named_steps_are_all_functions_of_stores() -> None:

