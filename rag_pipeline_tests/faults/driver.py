@@ -28,6 +28,7 @@ WORKERS = ("own", "live")
 SHORTEST, LONGEST = 0.05, 4.0
 LIFE_SECONDS = 900
 GRACE_SECONDS = 5.0
+LOOK_SECONDS = 3.0
 
 
 class BreachError(Exception):
@@ -119,6 +120,9 @@ class _Life:
         self.outcome = Outcome()
         self.workers: dict[str, ForkServerProcess] = {}
         self.observer: ForkServerProcess | None = None
+        self.looks = STARTER.RawValue("L", 0)
+        # workers to start again, once the observer has looked at what a kill left (or has had the time to)
+        self.waiting: dict[str, tuple[int, float]] = {}
         self.starts = 0
         self.stopped_at = float("-inf")
         self.began: dict[str, float] = {}
@@ -145,13 +149,17 @@ class _Life:
         for who in WORKERS:
             self._start(who)
         self._plan_fault()
-        while self.workers:
+        while self.workers or self.waiting:
             if time.monotonic() > deadline:
                 raise BreachError(f"not over after {LIFE_SECONDS} seconds: {self._describe()}")
             self._watch()
             if time.monotonic() > self.next_fault and self.workers:
                 self._strike()
                 self._plan_fault()
+            for who, (looks, until) in list(self.waiting.items()):
+                if self.looks.value >= looks or time.monotonic() > until:
+                    del self.waiting[who]
+                    self._start(who)
             for who, process in list(self.workers.items()):
                 if not process.is_alive():
                     self._bury(who, process)
@@ -186,7 +194,9 @@ class _Life:
         """Start the observer once there is something to observe, and stop everything if it saw a breach."""
         if self.watched and self.observer is None and self.place.journal("own"):
             # it never starts the server: that is the workers' part
-            self.observer = STARTER.Process(target=observe, args=(self.place, find_url(self.place)), daemon=True)
+            self.observer = STARTER.Process(
+                target=observe, args=(self.place, find_url(self.place), self.looks), daemon=True
+            )
             self.observer.start()
         breach = self.place.folder / "breach"
         if breach.exists():
@@ -198,12 +208,15 @@ class _Life:
         self.died.append(process.pid or 0)
         if process.exitcode == 0:
             return
+        wait = 0.0
         if process.exitcode == -signal.SIGKILL:
             self._note_step(who)
+            wait = LOOK_SECONDS if self.observer is not None else 0.0
         elif process.exitcode != AWAY or self.stopped_at < self.began[who] - GRACE_SECONDS:
             raise BreachError(f"worker {who} failed by itself (exit code {process.exitcode}): {self._tail(who)}")
         self.outcome.restarts += 1
-        self._start(who)
+        # the look that is going on began before the death: the next one sees what it left
+        self.waiting[who] = (self.looks.value + 2, time.monotonic() + wait)
 
     def _note_step(self, who: str) -> None:
         file = self.place.folder / f"{who}.killed"

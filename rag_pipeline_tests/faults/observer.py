@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -149,17 +150,17 @@ class Observer:
                 raise BreachError(f"a hit is not what its document says: {hit}, {texts}")
 
 
-def observe(place: Place, url: str | None) -> None:
+def observe(place: Place, url: str | None, looks: Any) -> None:
     """The main function of the observing process: until the file `stop` is there, or something is broken.
 
-    Without a URL it is a user of the embedded server like any other, and keeps it up.
+    `looks` is a shared number of looks. Without a URL it is a user of the embedded server like any other, and keeps it up.
     """
     os.setsid()
     redirect_output(place.folder / "observer.log")
     counts: Counter[str] = Counter()
     code = 0
     try:
-        _observe(place, url, counts)
+        _observe(place, url, counts, looks)
     except Exception as error:
         traceback.print_exc()
         (place.folder / "breach").write_text(f"{type(error).__name__}: {error}")
@@ -168,7 +169,7 @@ def observe(place: Place, url: str | None) -> None:
     os._exit(code)
 
 
-def _observe(place: Place, url: str | None, counts: Counter[str]) -> None:
+def _observe(place: Place, url: str | None, counts: Counter[str], looks: Any) -> None:
     observer: Observer | None = None
     failures = 0
     while not (place.folder / "stop").exists():
@@ -177,6 +178,7 @@ def _observe(place: Place, url: str | None, counts: Counter[str]) -> None:
                 database = open_database(place.settings(**{"database_url": url} if url else {}))
                 observer, url = Observer(place, database, counts), driver_url(database.url)
             observer.look()
+            looks.value += 1
             failures = 0
             time.sleep(PAUSE_SECONDS)
         except Exception as error:

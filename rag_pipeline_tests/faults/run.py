@@ -105,6 +105,8 @@ class FaultRun:
         if differences := compare_ends(calm.end, killed.end):
             raise BreachError("killed commands came to another end than calm ones:\n" + "\n".join(differences))
         self.by_command = killed.killed
+        if killed.kills < left:
+            self.unspent = f"{left - killed.kills} kills of commands; "
         self.total.looks += killed.looks
         self.say(f"commands: {killed.seconds:.0f} s, {killed.kills} of {left} killed before they ended; the same end")
 
