@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from rag_pipeline.database.engine import Database, driver_url, open_database
-from rag_pipeline.index.reconciliation import find_discrepancies
+from rag_pipeline.index.reconciliation import Discrepancies, find_discrepancies
 from rag_pipeline.index.store import Generation, list_generations, list_undropped, read_generation
 from rag_pipeline.serving.search import NothingServesError, Searcher, SearchResult
 from rag_pipeline.serving.search_store import read_pointer
@@ -104,7 +104,7 @@ class Observer:
             return
         if found is None:
             raise BreachError(f"generation {now.id} is {now.state} and has no table")
-        wrong = {name: value for name, value in vars(found).items() if value not in (0, True)}
+        wrong = {name: value for name, value in vars(found).items() if value != getattr(Discrepancies(), name)}
         if generation.state == "building":
             wrong.pop("index_valid", None)  # that is what it is being built for
         if generation.loaded_at is None or "soaking" in (generation.state, now.state):
@@ -153,7 +153,8 @@ class Observer:
 def observe(place: Place, url: str | None, looks: Any) -> None:
     """The main function of the observing process: until the file `stop` is there, or something is broken.
 
-    `looks` is a shared number of looks. Without a URL it is a user of the embedded server like any other, and keeps it up.
+    `looks` is a shared number of looks. Without a URL it is a user of the embedded server like any other, and
+    keeps it up.
     """
     os.setsid()
     redirect_output(place.folder / "observer.log")
