@@ -109,7 +109,7 @@ class Observer:
             wrong.pop("index_valid", None)  # that is what it is being built for
         if generation.loaded_at is None or "soaking" in (generation.state, now.state):
             # not loaded yet: empty; soaking: the life damages it on purpose, and mends it before it serves again
-            for name in ("stale", "missing", "orphaned", "duplicate"):
+            for name in ("stale", "missing", "orphaned", "altered", "duplicate"):
                 wrong.pop(name, None)
         if retiring:
             wrong.pop("words", None)  # of a generation that is gone: its retirement goes on with them
