@@ -48,9 +48,18 @@ class FaultRun:
         self.steps: set[str] = set()
         self.steps_left: set[str] = set()
         self.unspent = ""
+        self.ends = 0
+        self.breaches = 0
 
     def go(self) -> None:
-        """The whole run."""
+        """The whole run, up to the first broken promise."""
+        try:
+            self._go()
+        except BreachError:
+            self.breaches += 1
+            raise
+
+    def _go(self) -> None:
         models = make_models(self.folder / "models", self.seed)
         calm = live(self.folder / "calm", models, self.seed, Plan())
         check_substance(calm.end)
@@ -87,6 +96,7 @@ class FaultRun:
             raise BreachError(
                 f"life {self.lives} came to another end than an undisturbed one:\n" + "\n".join(differences)
             )
+        self.ends += 1
         self.steps_left -= set(outcome.killed)
         self.total.killed += outcome.killed
         self.total.kills += outcome.kills
@@ -104,6 +114,7 @@ class FaultRun:
         killed, _ = live_by_commands(self.folder / "commands", models, self.seed, left, durations)
         if differences := compare_ends(calm.end, killed.end):
             raise BreachError("killed commands came to another end than calm ones:\n" + "\n".join(differences))
+        self.ends += 1
         self.by_command = killed.killed
         if killed.kills < left:
             self.unspent = f"{left - killed.kills} kills of commands; "
@@ -125,6 +136,8 @@ class FaultRun:
             f"kills of commands      {sum(self.by_command.values())}",
             f"stops of PostgreSQL    {self.total.stops}",
             f"restarts of workers    {self.total.restarts}",
+            f"ends equal to the undisturbed one, row by row: {self.ends}",
+            f"breaches               {self.breaches}",
         ]
         lines += [f"checks: {name:<24} {count:,}" for name, count in sorted(self.total.looks.items())]
         return "\n".join(lines)
