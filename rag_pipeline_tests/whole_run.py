@@ -1,22 +1,12 @@
-"""The whole pipeline on one folder, as a process that can be killed, and its end state as comparable rows.
-
-    python -m rag_pipeline_tests.whole_run FOLDER [STEP NUMBER]
-
-With a step, the process kills itself (SIGKILL) when the function of that step returns for the NUMBER-th time:
-inside the transaction it runs in, before the commit.
-"""
+"""The whole pipeline on one folder, and what it leaves as comparable rows."""
 
 import importlib
-import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from psycopg import sql
 
-from rag_pipeline.database.engine import Database, open_database
+from rag_pipeline.database.engine import Database
 from rag_pipeline.documents.locations import resolve_location
 from rag_pipeline.embeddings.models import ModelSpec
 from rag_pipeline.embeddings.registry import add_model
@@ -24,23 +14,9 @@ from rag_pipeline.index.building import build_generation, ensure_generation, fil
 from rag_pipeline.index.store import Generation, list_generations
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.promotion import promote
-from rag_pipeline.settings import Settings, load_settings
+from rag_pipeline.settings import Settings
 from rag_pipeline.versions.ingestion import IngestReport, ingest_locations
 
-STEPS = {
-    "reading": ("rag_pipeline.versions.ingestion", "write_versions"),
-    "pruning": ("rag_pipeline.documents.store", "delete_documents"),
-    "probing": ("rag_pipeline.embeddings.store", "record_probe"),
-    "creating": ("rag_pipeline.index.store", "create_generation"),
-    "chunking": ("rag_pipeline.chunks.store", "write_chunks"),
-    "embedding": ("rag_pipeline.embeddings.store", "land_embeddings"),
-    "moving": ("rag_pipeline.index.delta_store", "move_documents"),
-    "wording": ("rag_pipeline.index.lexical_store", "insert_lexical_chunks"),
-    "finishing": ("rag_pipeline.index.delta_store", "finish_pending"),
-    "loading": ("rag_pipeline.index.store", "set_loaded"),
-    "building": ("rag_pipeline.index.store", "create_index"),
-    "promoting": ("rag_pipeline.serving.store", "move_pointer"),
-}
 # Small batches, so that a small corpus has many of every kind.
 SMALL_BATCHES = {
     "rag_pipeline.versions.ingestion": {"BATCH_DOCUMENTS": 40},
@@ -148,35 +124,3 @@ def use_small_batches() -> None:
         for name, value in constants.items():
             assert hasattr(importlib.import_module(module), name), f"{module} has no {name} any more"
             setattr(importlib.import_module(module), name, value)
-
-
-def kill_at(step: str, number: int) -> None:
-    """Kill this process when the step's function returns for the `number`-th time."""
-    module_name, function_name = STEPS[step]
-    module = importlib.import_module(module_name)
-    function: Callable[..., Any] = getattr(module, function_name)
-    calls = 0
-
-    def call_and_die(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        result = function(*arguments, **named)
-        calls += 1
-        if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(module, function_name, call_and_die)
-
-
-def main(folder: str, step: str = "", number: str = "1") -> None:
-    use_small_batches()
-    if step:
-        kill_at(step, int(number))
-    settings = load_settings()
-    database = open_database(settings)
-    run_whole(database, settings, Path(folder))
-    database.close()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -38,10 +38,16 @@ def fail_dead_runs(instance: "DagsterInstance") -> list[str]:
     """Mark runs as failed whose process on this machine is gone; returns their ids."""
     from dagster import DagsterRunStatus, RunsFilter
 
-    running = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    # one of ours has its process in its tags from the moment it is recorded, before it starts
+    unfinished = [
+        DagsterRunStatus.NOT_STARTED,
+        DagsterRunStatus.STARTING,
+        DagsterRunStatus.STARTED,
+        DagsterRunStatus.CANCELING,
+    ]
     gone = [
         run
-        for run in instance.get_runs(filters=RunsFilter(statuses=running))
+        for run in instance.get_runs(filters=RunsFilter(statuses=unfinished))
         if is_process_gone(run.tags, socket.gethostname())
     ]
     for run in gone:

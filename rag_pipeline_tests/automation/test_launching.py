@@ -29,11 +29,12 @@ def killed_tags() -> dict[str, str]:
     return tags
 
 
-def start_run(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
-    @dg.job
-    def nothing() -> None:
-        pass
+@dg.job
+def nothing() -> None:
+    pass
 
+
+def start_run(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
     run = instance.create_run_for_job(nothing, tags=tags)
     instance.handle_new_event(
         dg.EventLogEntry(
@@ -55,6 +56,13 @@ def test_a_run_of_a_killed_process_is_failed_and_one_of_a_living_process_is_left
     assert fail_dead_runs(instance) == [dead]
     assert instance.get_run_by_id(dead).status == dg.DagsterRunStatus.FAILURE
     assert instance.get_run_by_id(alive).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_whose_process_was_killed_before_it_began_is_failed_too(instance, killed_tags):
+    dead = instance.create_run_for_job(nothing, tags=killed_tags).run_id
+    instance.create_run_for_job(nothing, tags=process_tags(os.getpid(), HOST))
+    instance.create_run_for_job(nothing)  # nobody knows where: the daemon's
+    assert fail_dead_runs(instance) == [dead]
 
 
 def test_the_launcher_sees_a_dead_process(instance, killed_tags):

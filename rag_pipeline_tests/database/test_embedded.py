@@ -1,6 +1,7 @@
 """The embedded server starts, is joined, survives killed users, and stops with its last one."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_pipeline.database.embedded import memory_megabytes
+from rag_pipeline.database.embedded import EmbeddedServerError, memory_megabytes, start_embedded_server
 
 USE = """
 import sys, time
@@ -71,5 +72,26 @@ def test_two_first_starts_share_one_server_that_outlives_a_killed_user_and_stops
     assert wait_until(lambda: not server_is_up(home)), "the server did not stop with its last user"
 
 
+def test_a_home_with_a_space_is_refused_before_anything_is_made_there(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match=r"RAG_HOME is .*my home.* space.*RAG_DATABASE_URL"):
+        start_embedded_server(tmp_path / "my home")
+    assert not (tmp_path / "my home").exists()
+
+
 def test_memory_is_counted_in_megabytes() -> None:
     assert 256 < memory_megabytes() < 64 << 20
+
+
+def test_a_first_start_that_died_with_initdb_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAG_")} | {"RAG_HOME": str(home)}
+    first = subprocess.Popen(
+        [sys.executable, "-c", USE], env=environment, cwd=tmp_path, stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert wait_until(lambda: any(home.glob("*/PG_VERSION")))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (home / "postgres" / "postmaster.opts").exists(), "it was killed too late: the server had started"
+    second = start_user(home)
+    assert second.communicate("\n", timeout=120)[0].strip().isdigit()
+    assert second.returncode == 0
