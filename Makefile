@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test install up bench lint clean
+.PHONY: demo test faults install up bench lint clean
 
 install: $(INSTALLED)
 
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+faults: install
+	$(BIN)/python -W ignore -m rag_pipeline_tests.faults
 
 up: install
 	$(BIN)/rag up
