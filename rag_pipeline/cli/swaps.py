@@ -152,28 +152,25 @@ def compare(candidate: str, baseline: str | None, fresh: bool, html: Path | None
 def promote(slug: str, force: bool, reason: str) -> None:
     """Let the ready generation of SLUG serve, if its verdict allows."""
     from rag_pipeline.embeddings.registry import find_model
-    from rag_pipeline.index.store import list_generations
+    from rag_pipeline.index.store import find_candidate
     from rag_pipeline.serving import promotion
 
     if force and not reason.strip():
         raise click.UsageError("--force needs --reason: it is recorded with your name")
     with connect() as (settings, database):
-        record = find_model(database, slug)
         with database.connection() as connection:
-            candidates = [
-                g for g in list_generations(connection, ["ready", "soaking", "serving"]) if g.model_id == record.id
-            ]
-        if not candidates:
+            candidate = find_candidate(connection, find_model(database, slug).slug)
+        if candidate is None:
             raise RefusedError(f"No generation of {slug} is ready; build it with: rag model swap {slug}")
         promotion.promote(
             database,
-            candidates[-1].id,
+            candidate.id,
             actor=_actor(),
             reason=reason or "promoted by hand",
             force=force,
             warm_seconds=settings.warm_seconds,
         )
-    say(f"generation {candidates[-1].id} ({slug}) serves")
+    say(f"generation {candidate.id} ({slug}) serves")
 
 
 @click.command("rollback")

@@ -110,6 +110,14 @@ def list_generations(
     return [Generation(*row) for row in QUERIES.list_generations(connection, states=list(states))]
 
 
+def find_candidate(connection: psycopg.Connection, model: str) -> Generation | None:
+    """The generation of a model that a cutover would be about: the newest ready one, else the one that serves, else
+    the newest that soaks."""
+    order = ("ready", "serving", "soaking")
+    own = [g for g in list_generations(connection, order) if g.model == model]
+    return min(own, key=lambda g: (order.index(g.state), -g.id), default=None)
+
+
 def lock_generation(connection: psycopg.Connection, number: int) -> str:
     """Lock a generation against other appliers until the transaction ends; returns its state."""
     return str(QUERIES.lock_generation(connection, id=number))

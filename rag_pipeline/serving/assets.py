@@ -13,7 +13,7 @@ from rag_pipeline.automation.store import explain, read_any_vector
 from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active
 from rag_pipeline.errors import MissingError
 from rag_pipeline.index.reconciliation import find_discrepancies
-from rag_pipeline.index.store import Generation, count_rows
+from rag_pipeline.index.store import Generation, count_rows, find_candidate
 from rag_pipeline.serving.comparing import ComparedQuery, list_figures, list_soundness
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.plots import plot_changes, plot_means, plot_weights, to_markdown
@@ -35,14 +35,12 @@ class PromotionConfig(dg.Config):
 
 
 def find_generation(pipeline: Pipeline, slug: str) -> Generation:
-    """The generation of a model that a cutover would be about: the newest ready one, else the one that serves,
-    else one that soaks. Raises `MissingError` where there is none."""
-    found = [g for g in list_active(pipeline, *KEPT_CURRENT) if g.model == slug]
-    for state in KEPT_CURRENT:
-        for generation in reversed(found):
-            if generation.state == state:
-                return generation
-    raise MissingError(f"Model {slug!r} has no generation that is ready: build it first, with hnsw_index")
+    """`find_candidate`, or a `MissingError` that says what to materialise first."""
+    with pipeline.database.connection() as connection:
+        found = find_candidate(connection, slug)
+    if found is None:
+        raise MissingError(f"Model {slug!r} has no generation that is ready: build it first, with hnsw_index")
+    return found
 
 
 @dg.asset(

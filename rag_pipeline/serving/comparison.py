@@ -7,15 +7,12 @@ import psycopg
 
 from rag_pipeline.database.engine import Database
 from rag_pipeline.errors import MissingError
-from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations, read_generation
+from rag_pipeline.index.store import ACTIVE_STATES, Generation, find_candidate, read_generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.comparing import ComparedQuery
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.store import Evaluation
 from rag_pipeline.settings import Settings
-
-# Of a model's generations the one that a cutover would be about comes first.
-PREFERRED = ("ready", "serving", "soaking", "building")
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,9 @@ def find_generation(connection: psycopg.Connection, name: str) -> Generation:
         if found is None or found.state not in ACTIVE_STATES:
             raise MissingError(f"Generation {name} cannot be searched: see `rag status` for those that can")
         return found
-    own = [g for g in list_generations(connection, ACTIVE_STATES) if g.model == name]
-    if not own:
+    if (candidate := find_candidate(connection, name)) is None:
         raise MissingError(f"No generation of model {name!r} is there to be compared; build one: rag model swap {name}")
-    return min(own, key=lambda g: (PREFERRED.index(g.state), -g.id))
+    return candidate
 
 
 def _find_serving(connection: psycopg.Connection, candidate: Generation) -> Generation:
