@@ -246,6 +246,7 @@ def _find_documents(connection: Any, name: str) -> "list[DocumentRecord]":
 @click.option("--as-of", metavar="TIME", help="As the documents were then, e.g. 2026-11-21T12:00.")
 @click.option("--mode", type=click.Choice(["hybrid", "vector", "lexical"]), default="hybrid", show_default=True)
 @click.option("--generation", type=int, help="Search this generation instead of the one that serves.")
+@click.option("--relevant-only", is_flag=True, help="Leave out hits below the generation's similarity floor.")
 @json_option
 def search(
     query: str,
@@ -255,23 +256,29 @@ def search(
     as_of: str | None,
     mode: Any,
     generation: int | None,
+    relevant_only: bool,
     as_json: bool,
 ) -> None:
     """Find chunks by meaning, by words, or by both."""
+    from rag_pipeline.serving.query_writer import log_search
     from rag_pipeline.serving.scope import parse_filters, parse_time
     from rag_pipeline.serving.search import Searcher
 
     with _database() as (settings, database):
         searcher = Searcher(database, ef_search=settings.ef_search)
+        scope: dict[str, Any] = {"k": k, "tenant": tenant, "where": parse_filters(where)}
         result = searcher.search(
             query,
-            k=k,
+            **scope,
             mode=mode,
-            tenant=tenant,
-            where=parse_filters(where),
             as_of=parse_time(as_of),
             generation=generation,
+            relevant_only=relevant_only,
         )
+        if generation is None and as_of is None:  # a replay could not ask for either
+            log_search(database, settings.query_log_share, result, **scope)
+    if result.degraded:
+        _say(f"Warning: {result.degraded}")
     if as_json:
         _print_json(asdict(result))
         return
@@ -301,11 +308,15 @@ def ask(query: str, k: int, tenant: str, stream: bool, as_json: bool) -> None:
     """Answer a question with citations: by the configured LLM, else by quoting."""
     from rag_pipeline.embeddings.registry import find_model
     from rag_pipeline.serving.asking import answer_question, llm_settings
+    from rag_pipeline.serving.query_writer import log_search
     from rag_pipeline.serving.search import Searcher
 
     with _database() as (settings, database):
         llm_settings(settings)  # half a configuration is an error before anything is searched
         result = Searcher(database, ef_search=settings.ef_search).search(query, k=k, tenant=tenant)
+        log_search(database, settings.query_log_share, result, tenant=tenant, k=k, where=None)
+        if result.degraded:
+            _say(f"Warning: {result.degraded}")
         streaming = stream and not as_json
         answer = answer_question(
             settings,
@@ -588,7 +599,7 @@ def model_promote(slug: str, force: bool, reason: str) -> None:
 
     if force and not reason.strip():
         raise click.UsageError("--force needs --reason: it is recorded with your name")
-    with _database() as (_, database):
+    with _database() as (settings, database):
         record = find_model(database, slug)
         with database.connection() as connection:
             candidates = [
@@ -596,7 +607,8 @@ def model_promote(slug: str, force: bool, reason: str) -> None:
             ]
         if not candidates:
             raise Refused(f"No generation of {slug} is ready; build it with: rag model swap {slug}")
-        promote(database, candidates[-1].id, actor=_actor(), reason=reason or "promoted by hand", force=force)
+        reason, wait = reason or "promoted by hand", settings.warm_seconds
+        promote(database, candidates[-1].id, actor=_actor(), reason=reason, force=force, warm_seconds=wait)
     _say(f"generation {candidates[-1].id} ({slug}) serves")
 
 
@@ -606,8 +618,8 @@ def model_rollback(reason: str) -> None:
     """Let the previous generation serve again, with everything written since."""
     from rag_pipeline.serving.promotion import rollback
 
-    with _database() as (_, database):
-        number = rollback(database, actor=_actor(), reason=reason)
+    with _database() as (settings, database):
+        number = rollback(database, actor=_actor(), reason=reason, warm_seconds=settings.warm_seconds)
     _say(f"generation {number} serves again")
 
 

@@ -112,6 +112,11 @@ def parse_source(source: str) -> tuple[SourceKind, str]:
     )
 
 
+def is_endpoint(spec: ModelSpec) -> bool:
+    """Whether the model is behind an address, where it can change or go away at any time."""
+    return spec.source.startswith("openai:")
+
+
 def load_model(spec: ModelSpec, *, api_key: str | None = None) -> EmbeddingModel:
     """Load the model a spec names; weights are checked before anything reads them.
 

@@ -3,6 +3,7 @@
 A busy endpoint is waited for; one text it will not take is found by halving the batch and reported alone.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     import httpx2
 
 # A person waits for a query, nobody for a document.
+# An answer to it is waited for this many seconds, and one more for each text of the request.
+QUERY_TIMEOUT = 10.0
 QUERY_RETRY = RetryPolicy(total=8.0, first=0.25, longest=2.0, retry_refused_connection=False)
 DOCUMENT_RETRY = RetryPolicy()
+JSON = {"Content-Type": "application/json"}
 # Statuses that can be the fault of one text (or of the batch's size): 400, 413, 422, and a 500 that stays.
 _TEXT_REFUSED = frozenset({400, 413, 422, 500})
 # So many refused texts and none accepted: the fault is not in the texts.
@@ -86,6 +90,7 @@ class EndpointModel:
         self._spec = spec
         self._name = model
         self._client: httpx2.Client = make_client(base_url, api_key, read_timeout=timeout)
+        self._timeout = timeout
         self._limits = limits
         self._most_texts = limits.texts
         self._document_retry = document_retry
@@ -102,6 +107,12 @@ class EndpointModel:
                 raise ModelRefused(f"endpoint model {self._name!r}: {call.failures[0].reason}")
             self._dimension = len(call.rows[0])
         return self._dimension
+
+    def hurried(self) -> "EndpointModel":
+        """The same model for someone who waits: documents are given up as soon as queries are."""
+        other = copy.copy(self)
+        other._document_retry = self._query_retry
+        return other
 
     def embed_documents(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> np.ndarray:
         given = [self._spec.document_prompt + text for text in texts]
@@ -166,8 +177,10 @@ class EndpointModel:
 
     def _ask(self, call: _Call, batch: list[int]) -> "httpx2.Response":
         body = {"model": self._name, "input": [call.texts[row] for row in batch], "encoding_format": "float"}
+        hurried = call.policy is self._query_retry
+        timeout = min(self._timeout, QUERY_TIMEOUT + len(batch)) if hurried else self._client.timeout
         request = self._client.build_request(
-            "POST", "embeddings", content=orjson.dumps(body), headers={"Content-Type": "application/json"}
+            "POST", "embeddings", content=orjson.dumps(body), headers=JSON, timeout=timeout
         )
         try:
             return send_patiently(self._client, request, call.policy)

@@ -1,7 +1,5 @@
 """Which models there are and what each one is: registered by name, known by what it computes."""
 
-from functools import lru_cache
-
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings import store
 from rag_pipeline.embeddings.fingerprint import (
@@ -13,11 +11,22 @@ from rag_pipeline.embeddings.fingerprint import (
     same_space,
     unpack_fingerprint,
 )
-from rag_pipeline.embeddings.models import EmbeddingModel, ModelRefused, ModelSpec, load_model
+from rag_pipeline.embeddings.keeping import Kept
+from rag_pipeline.embeddings.models import (
+    EmbeddingModel,
+    ModelError,
+    ModelRefused,
+    ModelSpec,
+    ModelUnavailable,
+    is_endpoint,
+    load_model,
+)
 from rag_pipeline.embeddings.store import ModelRecord
 from rag_pipeline.embeddings.tokens import TokenCounter, load_token_counter
 
 MODEL_LOCK = 7461002
+# What is behind an address can change while a process runs; files that are in memory cannot.
+RECHECK_SECONDS = 300.0
 
 
 class UnknownModelError(LookupError):
@@ -32,16 +41,46 @@ class DriftError(ModelRefused):
     """A model does not compute any more what it computed when it was registered."""
 
 
-@lru_cache(maxsize=4)
-def open_model(spec: ModelSpec) -> EmbeddingModel:
-    """The loaded model of a spec; loading costs seconds, so a process keeps the last four."""
-    return load_model(spec)
+def _load(spec: ModelSpec) -> EmbeddingModel:
+    try:
+        return load_model(spec)
+    except ModelError:
+        raise
+    except Exception as error:  # weights cut short, a library at odds with its files: what it raises is anyone's guess
+        raise ModelUnavailable(f"model {spec.slug!r} ({spec.source}) cannot be loaded: {error!r}") from error
 
 
-@lru_cache(maxsize=4)
-def open_counter(source: str) -> TokenCounter:
-    """The token counter of a model source, without loading the model."""
+def _make_counter(source: str) -> TokenCounter:
     return load_token_counter(ModelSpec("tokenizer", source))
+
+
+def _compute_canaries(spec: ModelSpec, patient: bool) -> Fingerprint:
+    model = open_model(spec)
+    if not patient and is_endpoint(spec):
+        from rag_pipeline.embeddings.openai_compatible import EndpointModel
+
+        assert isinstance(model, EndpointModel)
+        model = model.hurried()
+    return compute_fingerprint(model, spec)
+
+
+def recheck_after(spec: ModelSpec) -> float:
+    """Seconds for which a check of a model's canaries is good."""
+    return RECHECK_SECONDS if is_endpoint(spec) else float("inf")
+
+
+# The loaded model of a spec; loading costs seconds, so a process keeps the last four.
+open_model: Kept[EmbeddingModel] = Kept(_load, 4)
+# The token counter of a model source, without loading the model.
+open_counter: Kept[TokenCounter] = Kept(_make_counter, 4)
+_canaries_now: Kept[Fingerprint] = Kept(_compute_canaries, 8, lambda spec, _patient: recheck_after(spec))
+
+
+def forget_model(spec: ModelSpec) -> None:
+    """Let go of a loaded model: whoever still holds it goes on using it, the next one loads and checks it anew."""
+    open_model.forget(spec)
+    for patient in (True, False):
+        _canaries_now.forget(spec, patient)
 
 
 def find_model(database: Database, slug: str) -> ModelRecord:
@@ -121,23 +160,20 @@ def find_space(fingerprint: Fingerprint, models: list[ModelRecord]) -> int | Non
     return None
 
 
-def open_checked_model(record: ModelRecord) -> EmbeddingModel:
-    """The loaded model, after its canaries were computed again. Raises `DriftError` if they differ."""
-    _check_drift(record)
-    return open_model(record.spec)
+def open_checked_model(record: ModelRecord, *, patient: bool = True) -> EmbeddingModel:
+    """The loaded model, after its canaries were computed again (an endpoint's every `RECHECK_SECONDS`).
 
-
-@lru_cache(maxsize=8)
-def _canaries_now(spec: ModelSpec) -> Fingerprint:
-    return compute_fingerprint(open_model(spec), spec)
-
-
-def _check_drift(record: ModelRecord) -> None:
+    `patient`: a busy endpoint is waited for as long as documents wait, else as long as a query does. Raises
+    `DriftError` where the canaries differ, and what loading and embedding raise.
+    """
+    model = open_model(record.spec)
     if record.canaries is None:
-        return
-    verdict = same_space(_canaries_now(record.spec), unpack_fingerprint(record.canaries))
+        return model
+    verdict = same_space(_canaries_now(record.spec, patient), unpack_fingerprint(record.canaries))
     if not verdict.same:
+        forget_model(record.spec)  # so that weights which were restored are seen
         raise DriftError(
             f"Model {record.slug!r} ({record.spec.source}) is not the one that was registered: {verdict.reason}. "
             "Nothing was embedded. Restore its weights, or register the new ones under another slug."
         )
+    return model

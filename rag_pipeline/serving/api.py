@@ -1,7 +1,8 @@
 """The search API: GET /search, POST /ask, GET /health. JSON as `rag search --json` and `rag ask --json` print it."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,8 +19,10 @@ from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import find_model
 from rag_pipeline.serving.asking import answer_question
 from rag_pipeline.serving.llm import LlmError
+from rag_pipeline.serving.query_writer import QueryWriter
 from rag_pipeline.serving.scope import FilterError, TimeError, parse_filters, parse_time
-from rag_pipeline.serving.search import NothingServesError, Searcher
+from rag_pipeline.serving.search import NothingServesError, Searcher, SearchResult
+from rag_pipeline.serving.warming import ServingProcess
 from rag_pipeline.settings import Settings, SettingsError, load_settings
 
 MODES = ("hybrid", "vector", "lexical")
@@ -31,15 +34,34 @@ class BadRequestError(ValueError):
 
 
 def create_app(settings: Settings, database: Database) -> Starlette:
-    """The application over an open database; one searcher, and so one loaded model, for all requests."""
+    """The application over an open database; one searcher, and so one loaded model, for all requests.
+
+    While it runs it keeps generations ready that may serve next, and logs a share of what is asked.
+    """
     searcher = Searcher(database, ef_search=settings.ef_search)
+    process = ServingProcess(database, searcher)
+    log = QueryWriter(database, settings.query_log_share)
+
+    @asynccontextmanager
+    async def live(_app: Starlette) -> AsyncIterator[None]:
+        process.start()
+        log.start()
+        yield
+        await run_in_threadpool(process.close)
+        await run_in_threadpool(log.close)
+
+    def find(wanted: dict[str, Any]) -> SearchResult:
+        result = searcher.search(**wanted)
+        if wanted["as_of"] is None:  # a replay could not ask for another time
+            log.offer(result, tenant=wanted["tenant"], k=wanted["k"], where=wanted["where"])
+        return result
 
     def search(parameters: dict[str, Any]) -> Any:
-        return searcher.search(**read_parameters(parameters))
+        return find(read_parameters(parameters))
 
     def ask(parameters: dict[str, Any]) -> Any:
         wanted = read_parameters({"k": 6, **parameters})
-        result = searcher.search(**wanted)
+        result = find(wanted)
         return answer_question(settings, find_model(database, result.model), wanted["query"], result)
 
     async def get_search(request: Request) -> Response:
@@ -68,7 +90,8 @@ def create_app(settings: Settings, database: Database) -> Starlette:
             Route("/search", get_search),
             Route("/ask", post_ask, methods=["POST"]),
             Route("/health", get_health),
-        ]
+        ],
+        lifespan=live,
     )
 
 
@@ -97,7 +120,15 @@ def read_parameters(given: dict[str, Any]) -> dict[str, Any]:
         "tenant": str(given.get("tenant", "default")),
         "where": parse_filters(where),
         "as_of": parse_time(given.get("as_of")),
+        "relevant_only": _read_switch(given, "relevant_only"),
     }
+
+
+def _read_switch(given: dict[str, Any], name: str) -> bool:
+    text = str(given.get(name, "false")).lower()
+    if text not in ("true", "false"):
+        raise BadRequestError(f"{name}={given[name]!r} is neither true nor false")
+    return text == "true"
 
 
 async def _respond(work: Callable[[dict[str, Any]], Any], given: dict[str, Any]) -> Response:

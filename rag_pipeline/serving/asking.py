@@ -4,9 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import open_model
 from rag_pipeline.embeddings.store import ModelRecord
-from rag_pipeline.serving.answering import answer_from_hits, embed_sentences, list_sentences
+from rag_pipeline.serving.answering import (
+    Sentence,
+    SentenceVectors,
+    answer_from_hits,
+    embed_sentences,
+    list_sentences,
+)
 from rag_pipeline.serving.citations import check_citations
 from rag_pipeline.serving.llm import LlmSettings, stream_answer
 from rag_pipeline.serving.search import SearchResult
@@ -46,12 +53,12 @@ def answer_question(
 ) -> Answer:
     """Answer from the hits of `result`; `on_piece` gets generated text as it arrives.
 
-    Without an LLM the answer quotes sentences and says so. Raises an LlmError if the LLM fails.
+    Without an LLM the answer quotes sentences and says so; where the embedding model is away, it chooses them by their
+    words alone. Raises an LlmError if the LLM fails.
     """
     endpoint = llm_settings(settings)
     if endpoint is None or not result.hits:
-        sentences = list_sentences(result.hits)
-        vectors = embed_sentences(question, sentences, open_model(record.spec)) if sentences else None
+        vectors = None if result.degraded else _embed(question, list_sentences(result.hits), record)
         quoted = answer_from_hits(question, result.hits, vectors=vectors)
         cited = list(dict.fromkeys(quote.citation for quote in quoted.quotes))
         return Answer(question, quoted.text, "extractive", cited, [], 0, result)
@@ -69,3 +76,12 @@ def answer_question(
         else None
     )
     return Answer(question, text, "generated", report.cited, report.unknown, report.uncited_sentences, result, usage)
+
+
+def _embed(question: str, sentences: list[Sentence], record: ModelRecord) -> SentenceVectors | None:
+    if not sentences:
+        return None
+    try:
+        return embed_sentences(question, sentences, open_model(record.spec))
+    except ModelError:
+        return None

@@ -91,7 +91,14 @@ def serving_index(
     if config.force and not config.reason.strip():
         raise GateRefusedError("force needs a reason: it is recorded")
     generation = find_generation(pipeline, context.partition_key)
-    promote(pipeline.database, generation.id, actor=config.actor, reason=config.reason, force=config.force)
+    cold = promote(
+        pipeline.database,
+        generation.id,
+        actor=config.actor,
+        reason=config.reason,
+        force=config.force,
+        warm_seconds=pipeline.settings.warm_seconds,
+    )
     with pipeline.database.connection() as connection:
         serving, evaluation = read_serving(connection), latest_evaluation(connection, generation.id)
         history = list_promotions(connection)[-5:]
@@ -102,6 +109,7 @@ def serving_index(
             "generation": generation.id,
             "previous": (serving.previous_id if serving else None) or 0,
             "verdict": evaluation.verdict if evaluation else "none",
+            "not_warm": ", ".join(cold) or "none",
             "history": dg.MetadataValue.md(make_table(columns, rows)),
         }
     )

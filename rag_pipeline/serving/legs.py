@@ -23,6 +23,12 @@ def read_ef_search(generation: Generation, least: int) -> int:
     return max(least, int(generation.metrics.get("ef_search", least)))
 
 
+def read_similarity_floor(generation: Generation) -> float | None:
+    """The cosine below which a hit is usually unrelated, as an evaluation fitted it; None before it did."""
+    floor = generation.metrics.get("similarity_floor")
+    return None if floor is None else float(floor)
+
+
 @dataclass(frozen=True)
 class QueryTerms:
     """The terms of a query to read, and what else BM25 needs. `names` are the terms by id."""

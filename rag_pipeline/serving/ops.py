@@ -57,6 +57,8 @@ def describe_result(found: SearchResult, answer: Answer | None) -> dict[str, Any
         "mode": found.mode,
         "generation": found.generation,
         "model": found.model,
+        "embedded_by": found.embedded_by,
+        "degraded": found.degraded,
         "milliseconds": {name: round(value, 2) for name, value in found.milliseconds.items()},
         "hits": [asdict(hit) for hit in found.hits],
     }

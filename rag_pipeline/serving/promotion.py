@@ -1,10 +1,15 @@
 """Moving the pointer: one transaction, with the gate's conditions re-read inside it."""
 
+import logging
+
 from rag_pipeline.database.engine import Database
 from rag_pipeline.index.applying import RetiredGenerationError, apply_changes
 from rag_pipeline.index.store import Generation, read_generation
 from rag_pipeline.serving import store
 from rag_pipeline.serving.store import Promotable
+from rag_pipeline.serving.warming import wait_until_warm
+
+LOG = logging.getLogger(__name__)
 
 
 class GateRefusedError(Exception):
@@ -28,17 +33,28 @@ def explain_refusal(generation_id: int, gate: Promotable | None, *, force: bool)
     return None
 
 
-def promote(database: Database, generation_id: int, *, actor: str, reason: str, force: bool = False) -> None:
+def promote(
+    database: Database, generation_id: int, *, actor: str, reason: str, force: bool = False, warm_seconds: float = 0
+) -> list[str]:
     """Let a generation serve. Raises `GateRefusedError`; a refused promotion changes nothing.
 
-    Serving already is no error. Its queue is applied first, so that what serves is up to date.
+    Serving already is no error. Serving processes get up to `warm_seconds` to get it ready; those that were not in
+    time are returned, and go on to serve it all the same: the first searches there are slower. Its queue is applied
+    last, so that what serves is up to date.
     """
+    with database.connection() as connection:
+        serving = store.read_serving(connection)
+        gate = store.read_promotable(connection, generation_id)
+    serves = serving is not None and serving.generation_id == generation_id
+    if not serves and (refusal := explain_refusal(generation_id, gate, force=force)):
+        raise GateRefusedError(refusal)  # before anyone is waited for
+    cold = _wait_until_warm(database, generation_id, warm_seconds)
     _catch_up(database, generation_id)
     with database.transaction() as connection:
         store.lock_pointer(connection)
         serving = store.read_serving(connection)
         if serving is not None and serving.generation_id == generation_id:
-            return
+            return cold
         gate = store.read_promotable(connection, generation_id)
         if refusal := explain_refusal(generation_id, gate, force=force):
             raise GateRefusedError(refusal)
@@ -52,12 +68,14 @@ def promote(database: Database, generation_id: int, *, actor: str, reason: str, 
             actor,
             reason,
         )
+    return cold
 
 
-def rollback(database: Database, *, actor: str, reason: str) -> int:
+def rollback(database: Database, *, actor: str, reason: str, warm_seconds: float = 0) -> int:
     """Let the previous generation serve again, with all that was written since; returns its number.
 
-    Raises `GateRefusedError` if there is none, or it was retired meanwhile.
+    Serving processes keep what soaks ready; those that do not have it get `warm_seconds`, and are then named in the
+    log. Raises `GateRefusedError` if there is none, or it was retired meanwhile.
     """
     with database.connection() as connection:
         serving = store.read_serving(connection)
@@ -65,6 +83,7 @@ def rollback(database: Database, *, actor: str, reason: str) -> int:
         raise GateRefusedError("There is nothing to roll back to: no generation served before this one")
     previous = serving.previous_id
     _refuse_retired(database, previous)
+    _wait_until_warm(database, previous, warm_seconds)
     try:
         _catch_up(database, previous)
     except RetiredGenerationError:
@@ -78,6 +97,13 @@ def rollback(database: Database, *, actor: str, reason: str) -> int:
             raise GateRefusedError(f"Cannot roll back: {refusal}")
         store.move_pointer(connection, "rollback", previous, now.generation_id, None, False, actor, reason)
     return previous
+
+
+def _wait_until_warm(database: Database, generation_id: int, seconds: float) -> list[str]:
+    cold = wait_until_warm(database, generation_id, seconds)
+    if cold:
+        LOG.warning("Generation %d is not ready in %s after %.0f s", generation_id, ", ".join(cold), seconds)
+    return cold
 
 
 def _refuse_retired(database: Database, generation_id: int) -> None:

@@ -1,7 +1,7 @@
 """Search: query -> vector leg and BM25 leg -> fusion -> hits in the documents the generation serves."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -11,12 +11,12 @@ import psycopg
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.models import EmbeddingModel
-from rag_pipeline.embeddings.registry import open_checked_model
+from rag_pipeline.embeddings.models import ModelError
+from rag_pipeline.embeddings.registry import forget_model
 from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.delta_store import read_unindexed_texts
-from rag_pipeline.index.store import Generation, read_generation
+from rag_pipeline.index.store import ACTIVE_STATES, Generation, list_generations, read_generation
 from rag_pipeline.serving import search_store
 from rag_pipeline.serving.fusion import Fused, fuse
 from rag_pipeline.serving.legs import (
@@ -25,8 +25,10 @@ from rag_pipeline.serving.legs import (
     read_ef_search,
     read_fusion_weight,
     read_query_terms,
+    read_similarity_floor,
     score_text,
 )
+from rag_pipeline.serving.query_model import QueryModel
 from rag_pipeline.serving.scope import Scope
 from rag_pipeline.serving.search_store import FoundHit
 
@@ -40,12 +42,16 @@ SLACK = 1.5
 # An iterative scan that starts narrow finds the limit and not the nearest: recall@10 at a tenth of 145 k chunks was
 # .89 from 40, .97 from 200, .99 from 400.
 FILTERED_EF_SEARCH = 400
-MOST_ATTEMPTS = 5
+MOST_ATTEMPTS = 20
 TENANTS_KNOWN_SECONDS = 5.0
 
 
 class NothingServesError(Exception):
     """No generation serves yet; the message says what to do."""
+
+
+class _MovedError(Exception):
+    """The generation that served when a search began does so no more."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits with where they came from; `milliseconds` has embed, and retrieve for the rest."""
+    """Hits with where they came from; `milliseconds` has embed, and retrieve for the rest.
+
+    `model` is the generation's; `embedded_by` the one that embedded this query, None where words alone answered or
+    the caller brought the vector. `degraded` says why words alone answered what asked for vectors too.
+    """
 
     query: str
     mode: Mode
@@ -78,6 +88,17 @@ class SearchResult:
     model: str
     hits: list[Hit]
     milliseconds: dict[str, float] = field(default_factory=dict)
+    embedded_by: str | None = None
+    degraded: str | None = None
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A query's vector (dimension,), or None and perhaps why; `by` names the model that made it."""
+
+    vector: np.ndarray | None = None
+    by: str | None = None
+    failure: str | None = None
 
 
 class Searcher:
@@ -103,87 +124,156 @@ class Searcher:
         as_of: datetime | None = None,
         generation: int | None = None,
         vector: np.ndarray | None = None,
+        relevant_only: bool = False,
     ) -> SearchResult:
         """The best k hits. `vector` (dimension,) saves embedding the query where the caller has it.
 
+        `relevant_only` leaves out hits whose cosine is below the generation's similarity floor, where one was fitted;
+        hits by words without a cosine stay. Index, hits and model are always those of `generation` in the result,
+        which served when the search ended. Where its model cannot be used now, a hybrid search answers by words alone
+        and says so in `degraded`; a vector search raises `ModelError`.
         Raises `NothingServesError` before the first generation serves, `LookupError` for an unknown one.
         """
         scope = Scope(tenant, dict(where or {}), as_of)
         for _attempt in range(MOST_ATTEMPTS):
-            opened = self._open_generation(generation)
-            began = time.perf_counter()
-            embedded = None
-            if mode != "lexical":
-                embedded = vector if vector is not None else opened.model().embed_queries([query])[0]
-                if not np.any(embedded):  # no word the model knows: it has no direction, and nothing is near it
-                    embedded = None
-            embed_ms = (time.perf_counter() - began) * 1000
-            began = time.perf_counter()
-            dropped = False
             try:
-                with self.database.connection() as connection:
-                    search = _Search(connection, opened, scope, k)
-                    pointer, hits = search.run(mode, query, embedded)
-            except psycopg.errors.UndefinedTable:
-                dropped = True  # retired and dropped between two statements
-            if dropped or (generation is None and pointer != opened.generation.id):
-                self._opened.pop(opened.generation.id, None)
+                opened = self._open_generation(generation)
+                began = time.perf_counter()
+                embedded = _embed(opened.model, mode, query, vector)
+                embed_ms = (time.perf_counter() - began) * 1000
+                began = time.perf_counter()
+                hits = self._search(opened, scope, k, mode, query, embedded.vector, relevant_only, generation)
+            except _MovedError:
                 self._pointer = None
                 continue
-            milliseconds = {"embed": embed_ms, "retrieve": (time.perf_counter() - began) * 1000}
-            return SearchResult(query, mode, opened.generation.id, opened.generation.model, hits, milliseconds)
+            return SearchResult(
+                query,
+                mode,
+                opened.generation.id,
+                opened.generation.model,
+                hits,
+                {"embed": embed_ms, "retrieve": (time.perf_counter() - began) * 1000},
+                embedded.by,
+                embedded.failure,
+            )
         raise NothingServesError(f"The serving pointer moved {MOST_ATTEMPTS} times during one search; try again")
+
+    def _search(
+        self,
+        opened: "_Opened",
+        scope: Scope,
+        k: int,
+        mode: Mode,
+        query: str,
+        vector: np.ndarray | None,
+        relevant_only: bool,
+        wanted: int | None,
+    ) -> list[Hit]:
+        """Hits of one generation. Raises `_MovedError` where it is not (or no more) the one to search.
+
+        A generation that serves is never retired, and one that was retired never serves again: if it serves at the
+        end, everything in between was whole. Where the caller wants a certain one, its state says so.
+        """
+        number = opened.generation.id
+        try:
+            with self.database.connection() as connection:
+                search = _Search(connection, opened, scope, k, opened.similarity_floor if relevant_only else None)
+                pointer, hits = search.run(mode, query, vector)
+                whole = pointer == number if wanted is None else search_store.can_be_searched(connection, number)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InternalError_):
+            if self._is_active(number):
+                raise
+            whole = False  # retired and dropped between two statements, or while one was planned
+        if not whole:
+            raise _MovedError
+        return hits
+
+    def _is_active(self, number: int) -> bool:
+        with self.database.connection() as connection:
+            return search_store.can_be_searched(connection, number)
 
     def embed_queries(self, queries: Sequence[str], generation: int | None = None) -> np.ndarray:
         """(n, dimension) float32 by the model of the generation that serves, or of the given one."""
-        return self._open_generation(generation).model().embed_queries(queries)
+        return self._open_generation(generation).model.embed(list(queries))
+
+    def make_ready(self, generation: int) -> None:
+        """Open a generation, and load and check its model, before a search needs it.
+
+        Called again, it checks what is due and tries again what failed. Raises `ModelError`, `LookupError`.
+        """
+        self._open_generation(generation).model.check()
+
+    def keep_only(self, generations: Collection[int]) -> None:
+        """Let go of all other generations, and of the models that only they use."""
+        for number in list(self._opened):
+            if number in generations or (dropped := self._opened.pop(number, None)) is None:
+                continue
+            spec = dropped.model.record.spec
+            if all(opened.model.record.spec != spec for opened in list(self._opened.values())):
+                forget_model(spec)
 
     def _open_generation(self, generation: int | None) -> "_Opened":
-        if generation is None and self._pointer in self._opened:
-            return self._opened[self._pointer]
+        if generation is None and (opened := self._opened.get(self._pointer or 0)) is not None:
+            return opened
         with self.database.connection() as connection:
-            number = generation if generation is not None else search_store.read_pointer(connection)
-            opened = self._open(connection, number)
-        if generation is None:
-            self._pointer = number
+            if generation is not None:
+                return self._open(connection, generation)
+            number = search_store.read_pointer(connection)
+            if number is None:
+                raise NothingServesError(
+                    "Nothing serves yet: no generation was promoted. Run `rag ingest PATH` first, or see `rag status`."
+                )
+            self.keep_only({g.id for g in list_generations(connection, ACTIVE_STATES)})
+            try:
+                opened = self._open(connection, number)
+            except LookupError:  # replaced and retired since the line before
+                raise _MovedError from None
+        self._pointer = number
         return opened
 
-    def _open(self, connection: psycopg.Connection, number: int | None) -> "_Opened":
-        if number is None:
-            raise NothingServesError(
-                "Nothing serves yet: no generation was promoted. Run `rag ingest PATH` first, or see `rag status`."
-            )
+    def _open(self, connection: psycopg.Connection, number: int) -> "_Opened":
         generation = read_generation(connection, number)
         if generation is None or generation.state in ("retired", "failed"):
-            self._opened.pop(number, None)
+            self.keep_only({kept for kept in list(self._opened) if kept != number})
             raise LookupError(f"Generation {number} cannot be searched: see `rag status` for those that can")
-        if number not in self._opened:
-            self._opened[number] = _Opened(
-                generation, read_model_by_id(connection, generation.model_id), self.ef_search
-            )
-        return self._opened[number]
+        if (opened := self._opened.get(number)) is None:
+            record = read_model_by_id(connection, generation.model_id)
+            opened = self._opened.setdefault(number, _Opened(generation, record, self.ef_search))
+        return opened
+
+
+def _embed(model: QueryModel, mode: Mode, query: str, vector: np.ndarray | None) -> _Embedded:
+    if mode == "lexical":
+        return _Embedded()
+    by = None
+    if vector is None:
+        try:
+            vector = model.embed([query])[0]
+        except ModelError as error:
+            if mode == "vector":
+                raise
+            return _Embedded(failure=f"words alone answered: {error}")
+        by = model.record.slug
+    # no word the model knows: it has no direction, and nothing is near it
+    return _Embedded(vector, by) if np.any(vector) else _Embedded()
 
 
 class _Opened:
     """A generation in use, with its model (loaded at the first query that needs it)."""
 
     def __init__(self, generation: Generation, record: ModelRecord, least_ef_search: int) -> None:
-        self.generation, self.record, self._least_ef_search = generation, record, least_ef_search
+        self.generation, self._least_ef_search = generation, least_ef_search
+        self.model = QueryModel(record)
         self.analyzer = open_analyzer(generation.stemmer)
         self._only_tenant: str | None = None
         self._looked_at = float("-inf")
-        self._model: EmbeddingModel | None = None
         self._take_fitted(generation)
-
-    def model(self) -> EmbeddingModel:
-        if self._model is None:
-            self._model = open_checked_model(self.record)
-        return self._model
 
     def _take_fitted(self, generation: Generation) -> None:
         """What an evaluation or the recall watch fits, again and again, for a generation that serves."""
         self.fusion_weight = read_fusion_weight(generation)
         self.ef_search = read_ef_search(generation, self._least_ef_search)
+        self.similarity_floor = read_similarity_floor(generation)
 
     def has_only_tenant(self, connection: psycopg.Connection, tenant: str) -> bool:
         """Whether the table held rows of this tenant only, some seconds ago. An old answer costs depth, never
@@ -200,8 +290,11 @@ class _Opened:
 class _Search:
     """One search on one connection."""
 
-    def __init__(self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, opened: _Opened, scope: Scope, k: int, floor: float | None
+    ) -> None:
         self.connection, self.opened, self.generation = connection, opened, opened.generation
+        self.floor = floor
         self.scope, self.k, self.ef_search = scope, k, opened.ef_search
         self._query_terms: QueryTerms | None = None
 
@@ -212,20 +305,26 @@ class _Search:
         if mode == "vector" and vector is not None and narrow.how == "none":
             pointer, found = self._run_short(vector, width)
             if len(found) >= self.k:
-                return pointer, self._hits(found)
+                return pointer, self._hits([hit for hit in found if self._is_relevant(hit.vector)])
         while True:
             near = self._vectors(vector, width, narrow) if vector is not None else {}
             words = self._words(query, width, narrow) if mode != "vector" else {}
             # deleted documents leave the index a moment later: look deeper rather than return less
             full = len(near) >= width or len(words) >= width
+            if self.floor is not None:  # what lies deeper is farther away still
+                full = len(near) >= width and min(near.values()) >= self.floor
             if mode == "hybrid" and vector is not None and narrow.how != "ledger":
                 near, words = complete_legs(self.connection, self.generation, vector, near, words, self._terms(query))
-            found = self._find(mode, fuse(near, words, self.opened.fusion_weight))
+            fused = fuse(near, words, self.opened.fusion_weight)
+            found = self._find(mode, [one for one in fused if self._is_relevant(one.vector)])
             if len(found) >= self.k or not full or width > 100 * self.k + 1000:
                 return search_store.read_pointer(self.connection), self._hits(found)
             width *= 4
             if narrow.how == "none":  # and pass over what is out of scope inside the scans
                 narrow = self._narrow_to_scope()
+
+    def _is_relevant(self, cosine: float | None) -> bool:
+        return self.floor is None or cosine is None or cosine >= self.floor
 
     def _run_short(self, vector: np.ndarray, width: int) -> tuple[int | None, list[FoundHit]]:
         """The common case in one round trip."""

@@ -47,6 +47,14 @@ def read_pointer(connection: psycopg.Connection) -> int | None:
     return int(row[0]) if row else None
 
 
+def can_be_searched(connection: psycopg.Connection, number: int) -> bool:
+    """Whether a generation is there and neither retired nor failed."""
+    row = connection.execute(
+        "select state not in ('retired', 'failed') from rag.generation where id = %s", (number,)
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def list_tenant_bounds(connection: psycopg.Connection, generation: Generation) -> tuple[str | None, str | None]:
     """The first and the last tenant with rows in the generation's table: equal where there is only one."""
     row = connection.execute(

@@ -1,7 +1,7 @@
 """The SQL of the serving pointer, its evidence and its history."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from rag_pipeline.database.files import load_queries
 from rag_pipeline.index.store import Generation
+from rag_pipeline.serving.query_log import LoggedQuery
 
 QUERIES = load_queries("serving")
 
@@ -180,3 +181,38 @@ def upsert_golden_query(
 ) -> None:
     """Add or replace a judged query."""
     QUERIES.upsert_golden_query(connection, tenant=tenant, query_id=query_id, text=text, relevant=Jsonb(relevant))
+
+
+def insert_logged_queries(connection: psycopg.Connection, queries: Sequence[LoggedQuery]) -> None:
+    """Append to the query log."""
+    QUERIES.insert_logged_queries(connection, [asdict(q) | {"filters": Jsonb(q.filters)} for q in queries])
+
+
+def forget_old_queries(connection: psycopg.Connection, days: float) -> int:
+    """Delete logged queries that are older; returns how many."""
+    return int(QUERIES.forget_old_queries(connection, days=days))
+
+
+def list_warming_queries(connection: psycopg.Connection, most: int) -> list[tuple[str, str]]:
+    """(tenant, query) to try a generation with: what was asked last, or else texts from all over the corpus."""
+    return list(QUERIES.list_warming_queries(connection, most=most))
+
+
+def record_heartbeat(connection: psycopg.Connection, process: str, warm: Sequence[int]) -> None:
+    """Say that a serving process lives, and which generations it has ready."""
+    QUERIES.record_heartbeat(connection, id=process, warm=list(warm))
+
+
+def forget_process(connection: psycopg.Connection, process: str) -> None:
+    """A serving process ends."""
+    QUERIES.forget_process(connection, id=process)
+
+
+def forget_dead_processes(connection: psycopg.Connection, seconds: float) -> None:
+    """Delete processes that were not seen for so long."""
+    QUERIES.forget_dead_processes(connection, seconds=seconds)
+
+
+def list_cold_processes(connection: psycopg.Connection, generation_id: int, seconds: float) -> list[str]:
+    """Processes seen in the last so many seconds that do not have a generation ready."""
+    return [row[0] for row in QUERIES.list_cold_processes(connection, generation_id=generation_id, seconds=seconds)]

@@ -89,3 +89,43 @@ select query_id, text, relevant from rag.golden_query where tenant = :tenant ord
 insert into rag.golden_query (tenant, query_id, text, relevant)
 values (:tenant, :query_id, :text, :relevant)
 on conflict (tenant, query_id) do update set text = excluded.text, relevant = excluded.relevant;
+
+-- name: insert_logged_queries*!
+-- The model by its slug: null where words alone answered.
+insert into rag.query_log
+    (tenant, query, mode, k, filters, generation_id, model_id, chunk_ids, similarity, milliseconds, degraded)
+values (:tenant, :query, :mode, :k, :filters, :generation_id,
+        (select id from rag.embedding_model where slug = :embedded_by),
+        :chunk_ids, :similarity, :milliseconds, :degraded);
+
+-- name: forget_old_queries!
+delete from rag.query_log where asked_at < clock_timestamp() - make_interval(secs => :days * 86400.0);
+
+-- name: list_warming_queries
+-- What was asked last; where less is logged, the beginnings of chunks from all over the corpus in its place.
+(select tenant, query
+ from (select distinct on (tenant, query) id, tenant, query
+       from (select id, tenant, query from rag.query_log order by id desc limit 10 * :most) recent) asked
+ order by id desc limit :most)
+union all
+(select c.tenant, left(c.text, 200)
+ from (select (1 + floor(random() * t.last))::bigint as first
+       from (select max(id) as last from rag.chunk) t, generate_series(1, :most)) r,
+      lateral (select tenant, text from rag.chunk where id >= r.first order by id limit 1) c)
+limit :most;
+
+-- name: record_heartbeat!
+insert into rag.serving_process (id, warm) values (:id, :warm::int[])
+on conflict (id) do update set seen_at = clock_timestamp(), warm = excluded.warm;
+
+-- name: forget_process!
+delete from rag.serving_process where id = :id;
+
+-- name: forget_dead_processes!
+delete from rag.serving_process where seen_at < clock_timestamp() - make_interval(secs => :seconds);
+
+-- name: list_cold_processes
+-- Processes alive that do not have the generation ready yet.
+select id from rag.serving_process
+where seen_at > clock_timestamp() - make_interval(secs => :seconds) and not :generation_id = any(warm)
+order by id;
