@@ -46,6 +46,7 @@ from rag_pipeline.index.building import build_generation, ensure_generation, fil
 from rag_pipeline.index.store import Generation
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.promotion import GateRefusedError, promote, rollback
+from rag_pipeline.serving.warming import wait_until_warm
 from rag_pipeline.settings import Settings
 
 SLUG = "bench"
@@ -203,6 +204,7 @@ class Run:
     found: dict[str, "Found"] = field(default_factory=dict)
     embedding: EmbeddingReport = field(default_factory=EmbeddingReport)
     verdict: str = ""
+    cold: list[str] = field(default_factory=list)
     forced: bool = False
 
     @contextmanager
@@ -259,6 +261,8 @@ def swap(
     with run.phase("evaluation"):
         evaluation = evaluate_candidate(database, settings, generation)
         run.verdict = f"{evaluation.verdict}: {evaluation.reason}"
+    with run.phase("warm-up"):
+        run.cold = wait_until_warm(database, generation.id, settings.warm_seconds)
     with run.phase("cutover", seconds / 4):
         try:
             run.pointed["cutover"] = point(database, lambda d: promote_as(d, generation))
@@ -472,6 +476,8 @@ def describe_run(run: Run, filling: Filling, verified: Verification, edits: Sequ
         )
     forced = "; the gate refused and the promotion was forced" if run.forced else "; promoted by the gate"
     notes.append(f"verdict {run.verdict}{forced}")
+    if run.cold:
+        notes.append(f"not ready at the cutover, so its first searches had to load the model: {', '.join(run.cold)}")
     notes.append(
         f"{verified.cosines:,} reported cosines were computed again from the ledger: largest difference "
         f"{verified.largest_error:.1e}; {len(edits):,} edits"

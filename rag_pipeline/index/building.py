@@ -125,7 +125,7 @@ def fill_generation(database: Database, settings: Settings, generation: Generati
 
 
 def build_generation(database: Database, settings: Settings, generation: Generation) -> BuildReport | None:
-    """Load the table, build the index, catch up with what changed meanwhile, and call it ready.
+    """Load the table, build the index, call it ready, and catch up with what changed meanwhile, new texts included.
 
     None if it was built before. What a killed build left is an empty table or a loaded one: both go on here.
     """
@@ -135,6 +135,8 @@ def build_generation(database: Database, settings: Settings, generation: Generat
     with database.transaction() as connection:
         if store.lock_generation(connection, generation.id) == "building":
             store.set_state(connection, generation.id, "ready")
+    # nobody embeds for one that builds: first ready, so that a change is ours or, from now on, its ingestion's
+    refresh_generation(database, settings, generation)
     return report
 
 
