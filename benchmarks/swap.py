@@ -17,50 +17,28 @@ Exits 1 where one of the goals is missed.
 """
 
 import argparse
-import os
-import random
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import corpora, scratch, traffic
-from benchmarks.measuring import measure_seconds, percentile, spread
-from benchmarks.provenance import Served, Verification, normalise, read_spaces, read_vectors, verify_answers
+from benchmarks.measuring import percentile, spread
+from benchmarks.prefilling import Filling, fill_ledger
+from benchmarks.provenance import Served, Verification, read_spaces, verify_answers
 from benchmarks.reporting import Curve, Figure, Goal, Report, Table, run_benchmark
+from benchmarks.swap_run import Phase, Run, look_for, serve, swap
 from benchmarks.traffic import Answer, Edit
-from rag_pipeline.chunks.chunking import embedded_text
-from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.filling import EmbeddingReport
 from rag_pipeline.embeddings.models import ModelSpec
-from rag_pipeline.embeddings.registry import add_model, open_checked_model
-from rag_pipeline.embeddings.store import ModelRecord, land_embeddings, missing_chunks, read_chunk_texts
-from rag_pipeline.index.applying import load_generation
-from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation
+from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.index.store import Generation
-from rag_pipeline.serving.evaluation import evaluate_candidate
-from rag_pipeline.serving.promotion import GateRefusedError, promote, rollback
-from rag_pipeline.serving.warming import wait_until_warm
-from rag_pipeline.settings import Settings
 
 SLUG = "bench"
 CANDIDATE = "minilm"
-FITTED = 1_000
-HELD_OUT = 100
-# Added to the diagonal of a fit over unit vectors: enough to keep it stable, little beside its eigenvalues.
-RIDGE = 0.1
-BATCH = 10_000
-START_SECONDS = 120
 # Below this many queries a 95th percentile is one of the worst five: it is shown and not judged.
 FEWEST_JUDGED = 100
 MOST_SLOWER = 1.5
-CHECKED_EDITS = 20
 WINDOW_SECONDS = 5.0
 
 
@@ -72,253 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="what serves; default: a distilled static model of 384 dimensions")
     parser.add_argument("--candidate", default="packaged:all-MiniLM-L6-v2", help="the model that is swapped to")
     parser.add_argument("--home", type=Path, help="keep the filled database there and reuse it")
-
-
-# the corpus, and a ledger that is filled but for the sample -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Filling:
-    """Where the candidate's vectors come from: chunks left to the product, embedded while preparing, mapped.
-
-    `likeness`: mean cosine of mapped vectors to the model's own, on chunks the map was not fitted on.
-    """
-
-    left: int
-    embedded: int = 0
-    mapped: int = 0
-    likeness: float = 1.0
-
-
-def fill_ledger(database: Database, serving: Generation, candidate: ModelRecord, sample: int, seed: int) -> Filling:
-    """Give all chunks but a random `sample` a vector in the candidate's space; 0 leaves all to the product."""
-    with database.connection() as connection:
-        missing = missing_chunks(connection, candidate.space, serving.chunker_id, only_pending=False)
-    chunks = sorted(chunk.id for chunk in missing)
-    random.Random(seed).shuffle(chunks)
-    left, others = chunks[:sample], chunks[sample:]
-    if not sample or len(others) <= FITTED:
-        return Filling(len(chunks))
-    fitted, mapped = others[:FITTED], others[FITTED:]
-    own = embed_chunks(database, candidate, fitted)
-    their = read_unit_vectors(database, serving.space_id, fitted)
-    matrix = fit_map(their[HELD_OUT:], own[HELD_OUT:])
-    likeness = float(np.mean(np.sum(normalise(their[:HELD_OUT] @ matrix) * own[:HELD_OUT], axis=1)))
-    land(database, candidate, fitted, own)
-    for position in range(0, len(mapped), BATCH):
-        batch = mapped[position : position + BATCH]
-        land(database, candidate, batch, normalise(read_unit_vectors(database, serving.space_id, batch) @ matrix))
-    with database.connection() as connection:
-        connection.execute("vacuum (analyze) rag.embedding")  # not in the middle of the quiet phase
-        connection.execute("checkpoint")
-    return Filling(len(left), len(fitted), len(mapped), likeness)
-
-
-def embed_chunks(database: Database, model: ModelRecord, chunks: Sequence[int]) -> np.ndarray:
-    """(n, dimension) unit vectors by the model itself, in the order of `chunks`."""
-    with database.connection() as connection:
-        found = {chunk.id: chunk for chunk in read_chunk_texts(connection, model.space, chunks)}
-    texts = [embedded_text(found[c].title, found[c].heading_path, found[c].text) for c in chunks]
-    return normalise(open_checked_model(model).embed_documents(texts))
-
-
-def read_unit_vectors(database: Database, space_id: int, chunks: Sequence[int]) -> np.ndarray:
-    """(n, dimension) of the ledger, in the order of `chunks`. Raises KeyError for one that is not there."""
-    with database.connection() as connection:
-        vectors = dict(read_vectors(connection, space_id, chunks))
-    return np.stack([vectors[chunk] for chunk in chunks])
-
-
-def fit_map(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The matrix that maps source (n, d) nearest to target (n, e), by ridge regression. Pure."""
-    gram = source.T @ source + RIDGE * np.eye(source.shape[1])
-    return np.asarray(np.linalg.solve(gram, source.T @ target), dtype=np.float32)
-
-
-def land(database: Database, model: ModelRecord, chunks: Sequence[int], vectors: np.ndarray) -> None:
-    with database.transaction() as connection:
-        land_embeddings(connection, model.space, chunks, vectors)
-
-
-# the serving process --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def serve(home: Path, queries: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The product's API over a home, in a process of its own, warm; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = ("127.0.0.1", int(free.getsockname()[1]))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAG_")}
-    environment |= {"RAG_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "rag_pipeline.serving.api", "--port", str(address[1])]
-    process = subprocess.Popen(command, env=environment, cwd=home)
-    try:
-        give_up = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                for number in range(40):
-                    traffic.search(address, queries[number % len(queries)], traffic.MODES[number % 2])
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > give_up:
-                    raise
-                time.sleep(0.3)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-# the swap -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the run, in Unix seconds."""
-
-    name: str
-    began: float
-    ended: float
-
-    def holds(self, moment: float) -> bool:
-        return self.began <= moment < self.ended
-
-
-@dataclass(frozen=True)
-class Pointed:
-    """A move of the pointer: seconds of the whole call and of the transaction, and when the call was made."""
-
-    call: float
-    transaction: float
-    began: float
-    ended: float
-
-
-@dataclass
-class Run:
-    """What happened during a swap, for the report."""
-
-    phases: list[Phase] = field(default_factory=list)
-    pointed: dict[str, Pointed] = field(default_factory=dict)
-    found: dict[str, "Found"] = field(default_factory=dict)
-    embedding: EmbeddingReport = field(default_factory=EmbeddingReport)
-    verdict: str = ""
-    cold: list[str] = field(default_factory=list)
-    forced: bool = False
-
-    @contextmanager
-    def phase(self, name: str, seconds: float = 0.0) -> Iterator[None]:
-        """What is done inside is the phase, which lasts at least so long."""
-        began = time.time()
-        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
-        yield
-        time.sleep(max(0.0, began + seconds - time.time()))
-        self.phases.append(Phase(name, began, time.time()))
-        print(f"{time.time() - began:.1f} s", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class TimedDatabase(Database):
-    """A database that notes how long each transaction took, its commit included."""
-
-    seconds: list[float] = field(default_factory=list)
-
-    @contextmanager
-    def transaction(self):  # type: ignore[no-untyped-def]
-        began = time.perf_counter()
-        with super().transaction() as connection:
-            yield connection
-        self.seconds.append(time.perf_counter() - began)
-
-
-def point(database: Database, move: Callable[[Database], object]) -> Pointed:
-    """Time a promotion or a rollback; its last transaction is the one that moves the pointer."""
-    timed = TimedDatabase(database.url, database.engine)
-    began = time.time()
-    call = measure_seconds(lambda: move(timed))
-    return Pointed(call, timed.seconds[-1], began, time.time())
-
-
-def swap(
-    database: Database,
-    settings: Settings,
-    candidate: ModelRecord,
-    seconds: float,
-    look: Callable[[float, float], "Found"],
-) -> tuple[Run, Generation]:
-    """A whole swap and its rollback, phase by phase. `look(since, until)` asks for the documents written then."""
-    run = Run()
-    with run.phase("quiet", seconds):
-        pass
-    with run.phase("embedding"):
-        generation = ensure_generation(database, settings, candidate)
-        run.embedding = fill_generation(database, settings, generation)
-    with run.phase("load"):
-        load_generation(database, generation)
-    with run.phase("index build"):
-        build_generation(database, settings, generation)
-    with run.phase("evaluation"):
-        evaluation = evaluate_candidate(database, settings, generation)
-        run.verdict = f"{evaluation.verdict}: {evaluation.reason}"
-    with run.phase("warm-up"):
-        run.cold = wait_until_warm(database, generation.id, settings.warm_seconds)
-    with run.phase("cutover", seconds / 4):
-        try:
-            run.pointed["cutover"] = point(database, lambda d: promote_as(d, generation))
-        except GateRefusedError:
-            run.forced = True
-            run.pointed["cutover"] = point(database, lambda d: promote_as(d, generation, force=True))
-    with run.phase("soak", seconds):
-        run.found["cutover"] = look(run.phases[1].began, run.pointed["cutover"].began)
-    with run.phase("rollback", seconds / 4):
-        run.pointed["rollback"] = point(database, lambda d: rollback(d, actor="benchmark", reason="to be measured"))
-    with run.phase("after", seconds):
-        run.found["rollback"] = look(run.pointed["cutover"].ended, run.pointed["rollback"].began)
-    return run, generation
-
-
-def promote_as(database: Database, generation: Generation, *, force: bool = False) -> None:
-    reason = "most of its vectors are mapped, to measure the swap" if force else "the verdict allows it"
-    promote(database, generation.id, actor="benchmark", reason=reason, force=force)
-
-
-# what is found ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Found:
-    """Documents looked for: how many, how many by their own word and by meaning, and replaced texts still found."""
-
-    asked: int
-    by_word: int
-    by_vector: int
-    replaced: int
-
-
-def look_for(address: tuple[str, int], path: Path, since: float, until: float) -> Found:
-    """Ask for the newest documents whose ingestion began and ended between two moments."""
-    edits = [e for e in traffic.read_edits(path) if e.written >= since and e.done <= until][-CHECKED_EDITS:]
-
-    def finds(edit: Edit, query: str, mode: str) -> bool:
-        return edit.document in [hit["document_id"] for hit in traffic.search(address, query, mode)["hits"]]
-
-    answers = [
-        (
-            edit,
-            finds(edit, edit.word, "lexical"),
-            finds(edit, edit.text, "vector"),
-            bool(edit.replaced_word) and finds(edit, edit.replaced_word, "lexical"),
-        )
-        for edit in edits
-    ]
-    # a text that was replaced while we asked is rightly gone
-    now = {edit.document: edit.written for edit in traffic.read_edits(path)}
-    kept = [row for row in answers if now[row[0].document] == row[0].written]
-    return Found(len(kept), *(sum(row[column] for row in kept) for column in (1, 2, 3)))
-
-
-# the report ------------------------------------------------------------------------------------------------------
 
 
 def describe_phases(
