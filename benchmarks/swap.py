@@ -40,6 +40,7 @@ CANDIDATE = "minilm"
 FEWEST_JUDGED = 100
 MOST_SLOWER = 1.5
 WINDOW_SECONDS = 5.0
+COLUMNS = ["phase", "seconds", "queries", "failed", "mixed", "p50 ms", "p95 ms", "max ms", "embed p95 ms", "ratio"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,10 @@ def describe_phases(
     quiet: float | None = None
     for phase in phases:
         own = [(a, m) for a, m in zip(answers, mixed, strict=True) if phase.holds(a.due)]
-        times = [a.milliseconds for a, _ in own] or [float("nan")]
+        if not own:  # over before a query was due
+            rows.append([phase.name, f"{phase.ended - phase.began:.1f}", "0", *[""] * (len(COLUMNS) - 3)])
+            continue
+        times = [a.milliseconds for a, _ in own]
         p50, p95 = percentile(times, 50), percentile(times, 95)
         quiet = quiet or p95
         judged = phase.name not in ("quiet", "index build") and len(own) >= FEWEST_JUDGED
@@ -75,7 +79,7 @@ def describe_phases(
                 Goal(MOST_SLOWER) if judged else None,
             )
         )
-        embedding = percentile([a.embed_ms for a, _ in own] or [float("nan")], 95)
+        embedding = percentile([a.embed_ms for a, _ in own], 95)
         failed = sum(bool(a.error) for a, _ in own)
         cells = [len(own), failed, sum(bool(m) for _, m in own)]
         rows.append(
@@ -87,8 +91,7 @@ def describe_phases(
                 f"{p95 / quiet:.2f}",
             ]
         )
-    columns = ["phase", "seconds", "queries", "failed", "mixed", "p50 ms", "p95 ms", "max ms", "embed p95 ms", "ratio"]
-    return figures, Table(columns, rows)
+    return figures, Table(COLUMNS, rows)
 
 
 def describe_holds(run: Run, answers: Sequence[Answer], verified: Verification, edits: Sequence[Edit]) -> list[Figure]:
