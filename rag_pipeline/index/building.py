@@ -1,5 +1,6 @@
 """From a recipe to a generation that is ready: create, fill, load, build, catch up. Each step resumes."""
 
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,10 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         connection.execute("select set_config('maintenance_work_mem', %s, false)", (f"{plan.memory_mb}MB",))
+        if settings.database_url is None:  # of a server elsewhere neither the cores nor who else uses them are ours
+            serving = bool(store.list_generations(connection, ["serving"]))
+            if (workers := choose_workers(os.cpu_count() or 1, serving=serving)) is not None:
+                connection.execute("select set_config('max_parallel_maintenance_workers', %s, false)", (str(workers),))
         seconds = _create_watched(database, connection, generation, rows)
         state = store.read_index_state(connection, generation)
         report = BuildReport(
