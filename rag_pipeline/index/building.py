@@ -17,7 +17,7 @@ from rag_pipeline.embeddings.store import ModelRecord, read_model_by_id
 from rag_pipeline.index import store
 from rag_pipeline.index.applying import apply_changes, load_generation
 from rag_pipeline.index.delta_store import Moved
-from rag_pipeline.index.recipe import BuildPlan, IndexRecipe, check_dimension, plan_build
+from rag_pipeline.index.recipe import BuildPlan, IndexRecipe, check_dimension, choose_workers, plan_build
 from rag_pipeline.index.store import Generation
 from rag_pipeline.progress import track
 from rag_pipeline.settings import Settings
