@@ -167,11 +167,13 @@ def promote_as(database: Database, generation: Generation, *, force: bool = Fals
 
 @dataclass(frozen=True)
 class Found:
-    """Documents looked for: how many, how many by their own word and by meaning, and replaced texts still found."""
+    """Documents looked for: how many, how many by their own word, by their vector among all notes (few enough to be
+    compared one by one) and among everything (through the HNSW graph), and replaced texts still found."""
 
     asked: int
     by_word: int
     by_vector: int
+    by_graph: int
     replaced: int
 
 
@@ -179,13 +181,16 @@ def look_for(address: tuple[str, int], path: Path, since: float, until: float) -
     """Ask for the newest documents whose ingestion began and ended between two moments."""
     edits = [e for e in traffic.read_edits(path) if e.written >= since and e.done <= until][-CHECKED_EDITS:]
 
-    def finds(edit: Edit, query: str, mode: str) -> bool:
-        return edit.document in [hit["document_id"] for hit in traffic.search(address, query, mode)["hits"]]
+    def finds(edit: Edit, query: str, mode: str, where: Sequence[str] = ()) -> bool:
+        return edit.document in [hit["document_id"] for hit in traffic.search(address, query, mode, where)["hits"]]
+
+    notes = [f"{key}={value}" for key, value in traffic.NOTE.items()]
 
     answers = [
         (
             edit,
             finds(edit, edit.word, "lexical"),
+            finds(edit, edit.text, "vector", notes),
             finds(edit, edit.text, "vector"),
             bool(edit.replaced_word) and finds(edit, edit.replaced_word, "lexical"),
         )
@@ -194,4 +199,4 @@ def look_for(address: tuple[str, int], path: Path, since: float, until: float) -
     # a text that was replaced while we asked is rightly gone
     now = {edit.document: edit.written for edit in traffic.read_edits(path)}
     kept = [row for row in answers if now[row[0].document] == row[0].written]
-    return Found(len(kept), *(sum(row[column] for row in kept) for column in (1, 2, 3)))
+    return Found(len(kept), *(sum(row[column] for row in kept) for column in (1, 2, 3, 4)))

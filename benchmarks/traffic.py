@@ -28,6 +28,7 @@ TIMEOUT_SECONDS = 30.0
 EDIT_SECONDS = 3.0
 NOTES = "notes.jsonl"
 EDITED_NOTES = 20
+NOTE = {"kind": "note"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,17 @@ class Edit:
     done: float
 
 
-def search(address: tuple[str, int], query: str, mode: str, k: int = K) -> dict[str, Any]:
-    """The answer of GET /search. Raises what the connection raises, and OSError for any status but 200."""
+def search(address: tuple[str, int], query: str, mode: str, where: Sequence[str] = ()) -> dict[str, Any]:
+    """The answer of GET /search; `where` are key=value.
+
+    Raises what the connection raises, and OSError for any status but 200.
+    """
+    given = urlencode({"q": query, "k": K, "mode": mode, "where": where}, doseq=True)
     connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", "/search?" + urlencode({"q": query, "k": k, "mode": mode}))
+        connection.request(
+            "GET", "/search?" + urlencode({"q": query, "k": K, "mode": mode, "where": where}, doseq=True)
+        )
         response = connection.getresponse()
         body = response.read()
     finally:
@@ -121,21 +128,22 @@ def send_queries(stop: Event, path: Path, address: tuple[str, int], queries: lis
             number += 1
 
 
-def edit_documents(stop: Event, path: Path, home: Path, changes: dict[str, Any]) -> None:
+def edit_documents(stop: Event, path: Path, home: Path, changes: dict[str, Any], texts: list[str]) -> None:
     """Write and ingest two notes every few seconds, a new one and a changed one, until told to stop."""
     from benchmarks.scratch import ingest_file, open_scratch
     from rag_pipeline.index.building import refresh_generation
     from rag_pipeline.index.store import list_generations
 
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     words: dict[str, str] = {}
     with open_scratch(home, **changes) as (settings, database), path.open("a", encoding="utf-8") as file:
         for turn in range(1_000_000):
             began = time.time()
-            edits = [make_edit(name, turn, words) for name in (f"new-{turn}", f"edited-{turn % EDITED_NOTES}")]
+            names = (f"new-{turn}", f"edited-{turn % EDITED_NOTES}")
+            edits = [make_edit(name, turn, texts[(2 * turn + n) % len(texts)], words) for n, name in enumerate(names)]
             for edit in edits:
                 words[edit.document] = edit.word
-                rows[edit.document] = {"id": edit.document, "title": f"Note {edit.document}", "text": edit.text}
+                rows[edit.document] = {"id": edit.document, "title": "", "text": edit.text, "metadata": NOTE}
             ingest_file(database, settings, write_rows(home / "notes" / NOTES, list(rows.values())), source="notes")
             # what an ingestion run does next (asset index_deltas): one that is still building catches up by itself
             with database.connection() as connection:
@@ -149,14 +157,10 @@ def edit_documents(stop: Event, path: Path, home: Path, changes: dict[str, Any])
                 return
 
 
-def make_edit(document: str, turn: int, words: dict[str, str]) -> Edit:
-    """The next text of a note: short, and about something else each time."""
-    who = ("heron", "cobbler", "glacier", "violin", "tram driver", "beekeeper", "lighthouse")[turn % 7]
-    what = ("repairs", "measures", "paints", "forgets", "guards", "weighs", "inherits", "borrows")[turn % 8]
-    which = ("copper kettle", "orchard wall", "winter timetable", "blue ledger", "salt cellar")[turn % 5]
+def make_edit(document: str, turn: int, text: str, words: dict[str, str]) -> Edit:
+    """The next text of a note: a passage of the corpus with a word of its own, and about something else each time."""
     word = f"zq{document.replace('-', '')}x{turn}"
-    text = f"The {who} {what} the {which} of {word}, as agreed in meeting {turn} on {document}."
-    return Edit(document, word, text, words.get(document, ""), 0.0, 0.0)
+    return Edit(document, word, f"{text} Noted as {word}.", words.get(document, ""), 0.0, 0.0)
 
 
 @contextmanager
