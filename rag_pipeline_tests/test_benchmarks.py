@@ -3,24 +3,35 @@
 import gzip
 import json
 import random
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import chunk_reuse, corpora, embedding, ingest, load_build, retrieval, run_all, search
+from benchmarks import chunk_reuse, corpora, embedding, ingest, load_build, retrieval, run_all, search, swap
 from benchmarks.measuring import Spread, alternate, percentile, spread, spread_ratios
+from benchmarks.prefilling import fit_map
+from benchmarks.provenance import Served, Space, judge_provenance, normalise, verify_answers
 from benchmarks.reporting import (
     Curve,
     Figure,
     Goal,
     Report,
+    Table,
+    format_report,
     format_spread,
     format_table,
     plot_curves,
     read_report,
     run_benchmark,
 )
+from benchmarks.swap_run import Phase
+from benchmarks.traffic import Answer
+from rag_pipeline.index.store import Generation
 from rag_pipeline_tests.tiny_model import make_text
 
 # --- judging and reporting -------------------------------------------------------------------------------
@@ -71,8 +82,9 @@ REPORT = Report(
         Figure("known", spread(12_345)),
     ],
     ["a note"],
-    [Curve("c", "x", "y", {"ours": [(1.0, 2.0), (2.0, 3.0)]}, logarithmic=True)],
+    [Curve("c", "x", "y", {"ours": [(1.0, 2.0), (2.0, 3.0)]}, logarithmic=True, spans={"quiet": (1.0, 1.5)})],
     {"seed": 1},
+    [Table(["phase", "queries"], [["quiet", "12"]])],
 )
 
 
@@ -88,6 +100,10 @@ def test_the_table_says_what_was_measured_and_what_was_missed() -> None:
 def test_a_report_survives_json() -> None:
     again = read_report(json.loads(json.dumps(REPORT.to_json())))
     assert again == REPORT
+
+
+def test_tables_stand_behind_the_figures() -> None:
+    assert "| phase | queries |\n| --- | ---: |\n| quiet | 12 |" in format_report(REPORT)
 
 
 def test_the_summary_names_what_was_missed_and_what_broke() -> None:
@@ -124,6 +140,81 @@ def test_shards_select_what_they_say() -> None:
     for key, share in corpora.SELECTIVITIES.items():
         selected = sum(row["metadata"][key] == 0 for row in rows) / len(rows)
         assert selected == pytest.approx(share, rel=0.4), key
+
+
+# --- what a swap's benchmark judges by --------------------------------------------------------------------
+
+
+def make_space(number: int, model: str, seed: int) -> Space:
+    """Three chunks and two queries in a random space of eight dimensions."""
+    chosen = np.random.default_rng(seed)
+    generation = Generation(number, number, model, number, 8, 1, {}, "ready", f"i{number}", None, {}, datetime.now(UTC))
+    return Space(generation, dict(enumerate(normalise(chosen.normal(size=(3, 8))))), normalise(
+        chosen.normal(size=(2, 8))))  # fmt: skip
+
+
+SPACES = {1: make_space(1, "old", 1), 2: make_space(2, "new", 2)}
+SERVED = [Served(1, 0, 100), Served(2, 99, 200), Served(1, 199, float("inf"))]
+
+
+def make_answer(space: Space, query: np.ndarray, at: float, **changes: Any) -> Answer:
+    number = space.generation.id
+    hits = [(chunk, float(query @ vector), number) for chunk, vector in space.vectors.items()]
+    made = Answer(0, "vector", at, at, at + 0.1, generation=number, model=space.generation.model, hits=hits)
+    return replace(made, **changes)
+
+
+OLD, NEW = SPACES[1], SPACES[2]
+TRUE = make_answer(OLD, OLD.queries[0], 50)
+PROVENANCE = [
+    (TRUE, "", "its own query, its own ledger, while it served"),
+    (make_answer(NEW, NEW.queries[0], 150), "", "the same of the other one"),
+    (make_answer(OLD, OLD.queries[0], 99.5), "", "while the pointer moves either is right"),
+    (make_answer(OLD, NEW.queries[0], 50), "cosines", "one model's query against the other's vectors"),
+    (replace(make_answer(NEW, NEW.queries[0], 50), generation=1, model="old"), "hits of [2]", "the other's index"),
+    (replace(TRUE, hits=[(c, s, 1) for c, s, _ in make_answer(NEW, NEW.queries[0], 50).hits]), "cosines", "unsaid"),
+    (replace(TRUE, model="new"), "is of old", "a name that is not the generation's"),
+    (replace(TRUE, embedded_by="new"), "embedded by new", "a query of another model"),
+    (make_answer(OLD, OLD.queries[0], 150), "did not serve", "an answer from what served before"),
+    (replace(TRUE, generation=7), "unknown", "a generation that is not there"),
+    (replace(TRUE, hits=[(9, 0.5, 1)]), "cosines", "a chunk that the ledger has no vector of"),
+    (replace(TRUE, hits=[(0, None, 1)]), "no cosine", "nothing to go by"),
+    (replace(TRUE, hits=[(0, None, 1)], degraded="the model is away"), "", "words alone, and it says so"),
+    (replace(TRUE, error="TimeoutError"), "", "a failure is counted elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected", "reason"), PROVENANCE, ids=[row[2] for row in PROVENANCE])
+def test_an_answer_is_of_one_model_and_one_generation(answer: Answer, expected: str, reason: str) -> None:
+    found = judge_provenance(answer, SPACES, SERVED)
+    assert bool(found) == bool(expected), reason
+    assert expected in found
+
+
+def test_a_check_that_could_not_have_told_says_so() -> None:
+    alike = {1: OLD, 2: replace(NEW, queries=OLD.queries)}
+    assert verify_answers([TRUE], SPACES, SERVED).blind == 0
+    assert verify_answers([TRUE], alike, SERVED).blind == 1
+
+
+def test_a_map_between_spaces_is_found() -> None:
+    chosen = np.random.default_rng(3)
+    turned = np.linalg.qr(chosen.normal(size=(8, 8)))[0]
+    source = normalise(chosen.normal(size=(500, 8)))
+    assert np.allclose(fit_map(source, source @ turned), turned, atol=0.01)
+
+
+def test_a_slow_phase_is_a_missed_goal_but_for_the_index_build_and_for_few_queries() -> None:
+    phases = [Phase("quiet", 0, 100), Phase("index build", 100, 200), Phase("soak", 200, 300), Phase("load", 300, 305)]
+    answers = [Answer(0, "vector", due, due, due + (0.010 if due < 100 else 0.016)) for due in map(float, range(305))]
+    figures, table = swap.describe_phases(phases, answers, [""] * 304 + ["mixed"])
+    assert [figure.met for figure in figures] == [None, None, False, None]
+    assert [row[1:5] for row in table.rows] == [
+        ["100.0", "100", "0", "0"],
+        ["100.0", "100", "0", "0"],
+        ["100.0", "100", "0", "0"],
+        ["5.0", "5", "0", "1"],
+    ]
 
 
 # --- every script, on something small --------------------------------------------------------------------
@@ -231,6 +322,21 @@ def test_the_embedding_stage_gives_the_librarys_vectors_and_embeds_nothing_twice
     found = medians(measure_small("embedding", embedding, ["--texts", "6", "--repeats", "2"], capsys))
     assert found["texts embedded by a second run"] == 0
     assert found["least cosine to the library's vector"] > 0.9999
+
+
+@pytest.mark.usefixtures("small_data")
+def test_a_swap_under_traffic_fails_no_query_mixes_no_models_and_loses_no_document(
+    tiny_model: Path, other_tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["--model", f"model2vec:{tiny_model}", "--candidate", f"model2vec:{other_tiny_model}"]
+    report = measure_small("swap", swap, [*models, "--passages", "600", "--sample", "0", "--seconds", "4"], capsys)
+    assert report.missed == []
+    rows = {row[0]: row for row in report.tables[0].rows}
+    assert [*rows] == list(report.curves[0].spans)
+    assert int(rows["soak"][2]) == pytest.approx(40, abs=5)
+    found = medians(report)
+    assert found["queries failed"] == found["answers that mix models or generations"] == 0
+    assert found["found after the rollback by their vector: documents written during the soak"] == 100
 
 
 def test_retrieval_measures_both_legs_and_their_fusion(

@@ -6,6 +6,7 @@ worker however it ends). What a killed worker had not landed is simply still mis
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import psycopg
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings import store
+from rag_pipeline.embeddings.aside import give_way
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.embeddings.registry import DriftError, open_checked_model, refuse_changed_weights
 from rag_pipeline.embeddings.store import ChunkText, MissingChunk, ModelRecord
@@ -90,8 +92,10 @@ def embed_missing(
     missing = find_missing()
     if not missing:
         return report
-    model = _open_proven_model(database, record)
+    opened = _open_proven_model(database, record)
     with (
+        # a handful of edits is wanted at once; a corpus must not slow down those who search meanwhile
+        nullcontext(opened) if len(missing) <= FIRST_LANDING else give_way(opened) as model,
         track(f"embedding with {record.slug}", len(missing), "chunks") as advance,
         database.session() as leases,
     ):

@@ -255,6 +255,15 @@ def read_coverage(connection: psycopg.Connection, space_id: int, chunker_id: int
     return Coverage(*QUERIES.coverage(connection, space_id=space_id, chunker_id=chunker_id))
 
 
+def read_gaps(connection: psycopg.Connection, generation_id: int, space_id: int, chunker_id: int) -> tuple[int, int]:
+    """(chunks without a vector that nothing will embed, those of documents in the generation's queue), at one moment.
+
+    Read at two moments they would disagree while documents are edited.
+    """
+    lost, queued = QUERIES.gaps(connection, generation_id=generation_id, space_id=space_id, chunker_id=chunker_id)
+    return int(lost), int(queued)
+
+
 def list_embedding_failures(connection: psycopg.Connection) -> list[tuple[str, int, str, Any]]:
     """(model, chunk id, reason, failed_at) of every refused chunk."""
     return list(QUERIES.list_embedding_failures(connection))

@@ -1,5 +1,6 @@
 """From a recipe to a generation that is ready: create, fill, load, build, catch up. Each step resumes."""
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rag_pipeline.errors import ExpectedError, MissingError
 from rag_pipeline.index import store
 from rag_pipeline.index.applying import apply_changes, load_generation
 from rag_pipeline.index.delta_store import Moved
-from rag_pipeline.index.recipe import BuildPlan, IndexRecipe, check_dimension, plan_build
+from rag_pipeline.index.recipe import BuildPlan, IndexRecipe, check_dimension, choose_workers, plan_build
 from rag_pipeline.index.store import Generation
 from rag_pipeline.progress import track
 from rag_pipeline.settings import Settings
@@ -135,7 +136,7 @@ def fill_generation(database: Database, settings: Settings, generation: Generati
 
 
 def build_generation(database: Database, settings: Settings, generation: Generation) -> BuildReport | None:
-    """Load the table, build the index, catch up with what changed meanwhile, and call it ready.
+    """Load the table, build the index, call it ready, and catch up with what changed meanwhile, new texts included.
 
     None if it was built before. What a killed build left is an empty table or a loaded one: both go on here.
     """
@@ -145,6 +146,8 @@ def build_generation(database: Database, settings: Settings, generation: Generat
     with database.transaction() as connection:
         if store.lock_generation(connection, generation.id) == "building":
             store.set_state(connection, generation.id, "ready")
+    # nobody embeds for one that builds: first ready, so that a change is ours or, from now on, its ingestion's
+    refresh_generation(database, settings, generation)
     return report
 
 
@@ -162,6 +165,10 @@ def _build_index(database: Database, settings: Settings, generation: Generation)
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         connection.execute("select set_config('maintenance_work_mem', %s, false)", (f"{plan.memory_mb}MB",))
+        if settings.database_url is None:  # of a server elsewhere neither the cores nor who else uses them are ours
+            serving = bool(store.list_generations(connection, ["serving"]))
+            if (workers := choose_workers(os.cpu_count() or 1, serving=serving)) is not None:
+                connection.execute("select set_config('max_parallel_maintenance_workers', %s, false)", (str(workers),))
         seconds = _create_watched(database, connection, generation, rows)
         state = store.read_index_state(connection, generation)
         report = BuildReport(

@@ -13,6 +13,7 @@ import psycopg
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings.aside import give_way
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.store import Generation
@@ -150,8 +151,9 @@ def search_items(
     """Both legs for every item, in one generation."""
     if not items:
         return []
-    queries = model.embed_queries([item.query for item in items])
-    rests = _embed_rests(model, items)
+    with give_way(model) as aside:
+        queries = aside.embed_queries([item.query for item in items])
+        rests = _embed_rests(aside, items)
     analyzer = open_analyzer(generation.stemmer)
     found = []
     with track("known items", len(items), "queries") as advance, database.connection() as connection:

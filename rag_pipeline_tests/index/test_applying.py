@@ -9,11 +9,12 @@ import numpy as np
 import psycopg
 import pytest
 
+from rag_pipeline.automation.wanted import KEPT_CURRENT
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import ModelSpec
 from rag_pipeline.embeddings.registry import add_model
-from rag_pipeline.index import applying, delta_store, lexical_store, store
+from rag_pipeline.index import applying, building, delta_store, lexical_store, store
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.applying import RetiredGenerationError, apply_changes, load_generation
 from rag_pipeline.index.building import (
@@ -25,7 +26,7 @@ from rag_pipeline.index.building import (
 )
 from rag_pipeline.index.lexical_store import LexicalStatistics
 from rag_pipeline.index.reconciliation import find_discrepancies
-from rag_pipeline.index.store import Generation, count_pending, count_rows, set_state
+from rag_pipeline.index.store import Generation, count_pending, count_rows, list_generations, set_state
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import delete_texts, put_texts, read_served, write_texts
 from rag_pipeline_tests.tiny_model import make_text
@@ -217,9 +218,29 @@ def test_changes_during_a_build_are_in_it_when_it_is_ready(database: Database, s
     load_generation(database, generation)
     put_texts(database, {"a": "red valve new", "d": "old dog"})
     delete_texts(database, "b")
-    fill_generation(database, settings, generation)
     build_generation(database, settings, generation)
     assert_true(database, generation, {"a": "red valve new", "c": "green boiler", "d": "old dog"})
+
+
+def test_a_change_after_a_builds_last_look_at_its_queue_is_taken_by_its_own_ingestion(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_texts(database, {"a": "red valve"})
+    generation = ensure_generation(database, settings, add_model(database, ModelSpec("tiny", settings.model)))
+    fill_generation(database, settings, generation)
+
+    def look_and_be_late(*arguments: Any) -> Any:
+        found = refresh_generation(*arguments)
+        put_texts(database, {"b": "blue pump"})
+        with database.connection() as connection:
+            current = list_generations(connection, KEPT_CURRENT)
+        for one in current:  # as an ingestion does: it keeps current what serves or may serve next
+            refresh(database, settings, one)
+        return found
+
+    monkeypatch.setattr(building, "refresh_generation", look_and_be_late)
+    build_generation(database, settings, generation)
+    assert_true(database, generation, {"a": "red valve", "b": "blue pump"})
 
 
 def test_loading_twice_changes_nothing(database: Database, settings: Settings, serving: Generation) -> None:

@@ -3,13 +3,15 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.models import ModelSpec
 from rag_pipeline.embeddings.registry import add_model
 from rag_pipeline.embeddings.store import count_embeddings
 from rag_pipeline.index.building import build_generation, ensure_generation, fill_generation
 from rag_pipeline.index.planning import estimate_build, plan_swap
-from rag_pipeline.index.recipe import IndexRecipe, plan_build
+from rag_pipeline.index.recipe import IndexRecipe, choose_workers, plan_build
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.content import put_texts
 from rag_pipeline_tests.tiny_model import make_text
@@ -65,3 +67,12 @@ def test_a_build_is_estimated_from_an_earlier_one_and_not_from_a_tiny_one(
     known = generation.metrics | {"rows_at_build": 5_000, "build_seconds": 10.0}
     large = type(generation)(**{**vars(generation), "metrics": known, "dimension": 64})
     assert estimate_build(plan, [large]) == 40.0
+
+
+@pytest.mark.parametrize(
+    ("cores", "serving", "workers"),
+    [(2, True, 0), (1, True, 0), (8, True, 6), (8, False, None)],
+    ids=["the leader alone", "no fewer than none", "one core is left", "nobody waits"],
+)
+def test_a_build_leaves_a_core_to_those_who_search(cores: int, serving: bool, workers: int | None) -> None:
+    assert choose_workers(cores, serving=serving) == workers

@@ -15,6 +15,7 @@ from rag_pipeline.index.building import (
     refresh_generation,
 )
 from rag_pipeline.index.store import Generation, list_generations, read_generation
+from rag_pipeline.serving import evaluation as evaluation_module
 from rag_pipeline.serving.evaluation import evaluate_candidate
 from rag_pipeline.serving.hits import Mode
 from rag_pipeline.serving.measuring import Measured, measure
@@ -148,12 +149,29 @@ def test_a_worse_candidate_is_found_out_and_refused(
 def test_a_candidate_with_gaps_is_broken_whatever_its_figures(
     database: Database, settings: Settings, candidate: Generation
 ) -> None:
-    put_texts(database, {"late": "red valve"})
+    put_texts(database, {f"late{n}": f"red valve {'again ' * n}" for n in range(5)})
     cut_for(database, settings, candidate.chunker_id, only_pending=True)
     evaluation = evaluate_candidate(database, settings, candidate)
     assert (evaluation.verdict, evaluation.allows) == ("broken", False)
-    assert "1 of" in evaluation.reason
+    assert "5 of" in evaluation.reason
     assert "have no vector" in evaluation.reason
+
+
+def test_an_edit_on_its_way_is_no_gap_and_a_lost_vector_is(
+    database: Database, settings: Settings, candidate: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_module, "MOST_ON_ITS_WAY", 0.05)  # of eighty chunks
+    put_texts(database, {"late": "red valve"})
+    cut_for(database, settings, candidate.chunker_id, only_pending=True)
+    assert evaluate_candidate(database, settings, candidate).verdict != "broken"
+    with database.connection() as connection:
+        connection.execute(
+            "delete from rag.embedding where space_id = %s and chunk_id ="
+            " (select min(chunk_id) from rag.embedding where space_id = %s)",
+            (candidate.space_id, candidate.space_id),
+        )
+    evaluation = evaluate_candidate(database, settings, candidate)
+    assert (evaluation.verdict, evaluation.allows) == ("broken", False)
 
 
 def test_a_candidate_without_its_index_is_broken(database: Database, settings: Settings, candidate: Generation) -> None:

@@ -101,6 +101,20 @@ from (
 left join rag.embedding e on e.space_id = :space_id and e.chunk_id = w.chunk_id
 left join rag.embedding_failure f on f.space_id = :space_id and f.chunk_id = w.chunk_id;
 
+-- name: gaps^
+-- Chunks of current versions with neither a vector nor a refusal: of documents that are not in the generation's
+-- queue, and of documents that are.
+select count(*) filter (where not queued), count(*) filter (where queued)
+from (
+    select vc.chunk_id, bool_and(exists (
+        select from rag.pending_change p where p.generation_id = :generation_id and p.document_id = d.id)) as queued
+    from rag.document d
+    join rag.version_chunk vc on vc.version_id = d.current_version_id and vc.chunker_id = :chunker_id
+    where not exists (select from rag.embedding e where e.space_id = :space_id and e.chunk_id = vc.chunk_id)
+      and not exists (select from rag.embedding_failure f where f.space_id = :space_id and f.chunk_id = vc.chunk_id)
+    group by vc.chunk_id
+) w;
+
 -- name: list_embedding_failures
 select m.slug, f.chunk_id, f.reason, f.failed_at
 from rag.embedding_failure f
