@@ -78,6 +78,11 @@ class Coverage:
     def missing(self) -> int:
         return self.chunks - self.embedded - self.refused
 
+    @property
+    def share(self) -> float:
+        """Share of the chunks that have a vector, 1 where there are none."""
+        return self.embedded / self.chunks if self.chunks else 1.0
+
 
 def _record(row: Sequence[Any]) -> ModelRecord:
     id_, slug, source, base_url, query_prompt, document_prompt, normalise, weights = row[:8]

@@ -19,7 +19,7 @@ class Discrepancies:
     index rows that should be there, or should not. altered: rows that differ from the ledger's vector.
     zero: rows without direction. duplicate: texts with more than one row. words: chunks that the lexical
     index lacks, holds though nobody serves them, or holds other postings of. statistics: terms and totals
-    that are not what a recount gives.
+    that are not what a recount gives. `recipe_held`: the index is what the generation's recipe says.
     """
 
     stale: int = 0
@@ -31,23 +31,24 @@ class Discrepancies:
     words: int = 0
     statistics: int = 0
     index_valid: bool = True
+    recipe_held: bool = True
 
     @property
     def clean(self) -> bool:
         """Whether nothing was found."""
-        return self.index_valid and all(
-            getattr(self, field.name) == 0 for field in fields(self) if field.name != "index_valid"
-        )
+        return self.index_valid and self.recipe_held and not any(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """What is counted, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type is int}
 
     def describe(self) -> str:
         """What was found, in words."""
-        found = [
-            f"{getattr(self, f.name)} {f.name}"
-            for f in fields(self)
-            if f.name != "index_valid" and getattr(self, f.name)
-        ]
+        found = [f"{count} {name}" for name, count in self.counts().items() if count]
         if not self.index_valid:
             found.append("no valid HNSW index")
+        elif not self.recipe_held:
+            found.append("an index that is not what the generation's recipe says")
         return ", ".join(found) or "clean"
 
 
@@ -105,6 +106,7 @@ def find_discrepancies(database: Database, generation: Generation) -> Discrepanc
             + len(lexical_store.find_wrong_words(connection, generation.chunker_id)),
             statistics=lexical_store.count_wrong_statistics(connection, generation.chunker_id),
             index_valid=index is not None and index.valid,
+            recipe_held=store.follows_recipe(connection, generation),
         )
 
 
@@ -112,7 +114,7 @@ def repair(database: Database, generation: Generation) -> None:
     """Delete rows that should not be there, queue the documents that are not true, and apply the queue.
 
     A document whose vectors are gone from the ledger stays queued until they are embedded again.
-    An invalid index is dropped and built again by the caller's next build.
+    An index that is invalid or not of the recipe is dropped, and built again by the caller's next build.
     """
     with database.transaction() as connection:
         store.lock_generation(connection, generation.id)
@@ -138,7 +140,7 @@ def repair(database: Database, generation: Generation) -> None:
             + ") s(x)",
         )
         index = store.read_index_state(connection, generation)
-        if index is not None and not index.valid:
+        if index is not None and not (index.valid and store.follows_recipe(connection, generation)):
             store.drop_index(connection, generation)
     apply_changes(database, generation)
 

@@ -159,6 +159,19 @@ def read_index_state(connection: psycopg.Connection, generation: Generation) -> 
     return IndexState(*row) if row else None
 
 
+def follows_recipe(connection: psycopg.Connection, generation: Generation) -> bool:
+    """Whether the generation's index is what its recipe says: HNSW, type, dimension, distance, m, ef_construction."""
+    recipe = generation.index_recipe
+    wanted = (
+        "hnsw",
+        recipe.operator_class,
+        f"{recipe.vector_type}({generation.dimension})",
+        {f"m={recipe.m}", f"ef_construction={recipe.ef_construction}"},
+    )
+    row = QUERIES.index_definition(connection, index_name=generation.index_name)
+    return row is not None and (*row[:3], set(row[3])) == wanted
+
+
 def count_rows(connection: psycopg.Connection, generation: Generation) -> int:
     """Rows in the generation's table."""
     row = connection.execute(

@@ -11,6 +11,7 @@ from rag_pipeline.automation.reports import make_table
 from rag_pipeline.automation.resources import Pipeline
 from rag_pipeline.automation.store import explain, read_any_vector
 from rag_pipeline.automation.wanted import KEPT_CURRENT, list_active
+from rag_pipeline.embeddings.store import read_coverage
 from rag_pipeline.errors import MissingError
 from rag_pipeline.index.reconciliation import find_discrepancies
 from rag_pipeline.index.store import Generation, count_rows, find_candidate
@@ -181,10 +182,14 @@ def list_indexes(plan: dict[str, Any]) -> list[str]:
 def index_matches_documents(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckResult:
     """A run that skipped rows is not green: missing, orphaned, altered, stale and zero rows must be none."""
     found = [(g, find_discrepancies(pipeline.database, g)) for g in list_active(pipeline, *KEPT_CURRENT)]
-    rows = [(g.id, g.model, g.state, d.clean, d.describe()) for g, d in found]
+    with pipeline.database.connection() as connection:
+        coverage = {g.id: read_coverage(connection, g.space_id, g.chunker_id) for g, _ in found}
+    rows = [(g.id, g.model, g.state, d.clean, coverage[g.id].share, d.describe()) for g, d in found]
+    columns = ["generation", "model", "state", "true", "coverage", "found"]
     return dg.AssetCheckResult(
         passed=all(d.clean for _, d in found),
         metadata={
-            "generations": dg.MetadataValue.md(make_table(["generation", "model", "state", "true", "found"], rows))
+            "generations": dg.MetadataValue.md(make_table(columns, rows)),
+            "coverage": min((c.share for c in coverage.values()), default=1.0),
         },
     )

@@ -146,3 +146,22 @@ def test_a_repaired_vector_is_the_models_own(database: Database, settings: Setti
     assert before is not None
     assert after is not None
     assert np.array_equal(before[0].to_numpy(), after[0].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("operators", "options"),
+    [("halfvec_cosine_ops", "m = 8, ef_construction = 64"), ("halfvec_l2_ops", "m = 16, ef_construction = 64")],
+)
+def test_an_index_of_another_recipe_is_found_and_built_again(
+    database: Database, settings: Settings, serving: Generation, operators: str, options: str
+) -> None:
+    with database.connection() as connection:
+        connection.execute("drop index rag.index_1_hnsw")
+        connection.execute(
+            f"create index index_1_hnsw on rag.index_1 using hnsw (embedding {operators}) with ({options})"
+        )
+    found = find_discrepancies(database, serving)
+    assert (found.index_valid, found.recipe_held, found.clean) == (True, False, False)
+    assert found.describe() == "an index that is not what the generation's recipe says"
+    mend(database, settings)
+    assert find_discrepancies(database, serving).clean

@@ -283,6 +283,17 @@ join pg_class c on c.oid = i.indexrelid
 join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = 'rag' and c.relname = :index_name;
 
+-- name: index_definition^
+-- What the generation's HNSW index is: method, operator class, type of the column, and its options.
+select m.amname, o.opcname, format_type(a.atttypid, a.atttypmod), coalesce(c.reloptions, '{}')
+from pg_index i
+join pg_class c on c.oid = i.indexrelid
+join pg_namespace n on n.oid = c.relnamespace
+join pg_am m on m.oid = c.relam
+join pg_opclass o on o.oid = i.indclass[0]
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+where n.nspname = 'rag' and c.relname = :index_name;
+
 -- name: lock_build
 -- Held by the session that builds. The server finishes the build of a client that was killed: wait for it.
 select pg_advisory_lock(7461004, :id);
