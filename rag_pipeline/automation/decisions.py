@@ -196,7 +196,7 @@ def decide_rebuild(state: RebuildState | None, limit: float, busy: bool) -> list
 
     limit: changed rows as a share of the rows at build (RAG_REBUILD_CHURN); 0: nothing is ever asked for. Earlier
     than that a bloated index asks, and one whose recall is lost at the widest ef_search. Asked for once per
-    multiple of the limit, so that a rebuild that was dropped or failed is no treadmill.
+    multiple of the limit, so that a rebuild that was dropped is no treadmill.
     """
     if state is None or limit == 0 or busy or state.newer:
         return []

@@ -140,9 +140,9 @@ def index_rebuild_sensor(context: dg.SensorEvaluationContext, pipeline: dg.Resou
                 r.run_key,
                 partition_key=r.subject,
                 run_config=rebuild_config(state.generation),
-                tags={"rag/why": r.reason},
+                tags=request_tags(r),
             )
-            for r in decide_rebuild(state, pipeline.settings.rebuild_churn, busy)
+            for r in ask_again(context.instance, decide_rebuild(state, pipeline.settings.rebuild_churn, busy))
         ]
     reason = "No model waits for an index and what serves has not drifted, or one is being built"
     return dg.SensorResult(runs, skip_reason=None if runs else reason)
