@@ -73,9 +73,7 @@ def search(address: tuple[str, int], query: str, mode: str, where: Sequence[str]
     given = urlencode({"q": query, "k": K, "mode": mode, "where": where}, doseq=True)
     connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request(
-            "GET", "/search?" + urlencode({"q": query, "k": K, "mode": mode, "where": where}, doseq=True)
-        )
+        connection.request("GET", f"/search?{given}")
         response = connection.getresponse()
         body = response.read()
     finally:

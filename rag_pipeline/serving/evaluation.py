@@ -190,9 +190,11 @@ def _fit_weight(database: Database, settings: Settings, generation: Generation) 
 def _search_items(database: Database, settings: Settings, generation: Generation, items: list[KnownItem]) -> list[Legs]:
     with database.connection() as connection:
         record = read_model_by_id(connection, generation.model_id)
+        others_search = store.read_serving(connection) is not None
     if not items:
         return []
-    return search_items(database, generation, open_checked_model(record), items, settings.ef_search)
+    model = open_checked_model(record)
+    return search_items(database, generation, model, items, settings.ef_search, resting=others_search)
 
 
 def _compare_golden(

@@ -4,6 +4,7 @@ The chunk competes as it is without the sentence (its vector and its words are c
 is measured on meaning and not on finding the same words again.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,9 +125,15 @@ def make_items(connection: psycopg.Connection, generation: Generation, most: int
 
 
 def search_items(
-    database: Database, generation: Generation, model: EmbeddingModel, items: Sequence[KnownItem], ef_search: int
+    database: Database,
+    generation: Generation,
+    model: EmbeddingModel,
+    items: Sequence[KnownItem],
+    ef_search: int,
+    *,
+    resting: bool = False,
 ) -> list[Legs]:
-    """Both legs for every item, in one generation."""
+    """Both legs for every item, in one generation. `resting`: idle as long as it worked, as others search too."""
     if not items:
         return []
     with give_way(model) as aside:
@@ -137,6 +144,7 @@ def search_items(
     with track("known items", len(items), "queries") as advance, database.connection() as connection:
         search_store.set_search_width(connection, max(ef_search, 2 * DEPTH), iterative=False)
         for item, query, rest in zip(items, queries, rests, strict=True):
+            began = time.monotonic()
             near = search_store.search_vectors(connection, generation, query, DEPTH)
             query_terms = read_query_terms(connection, generation, analyzer.count_terms(item.query))
             words = search_store.search_words(
@@ -148,6 +156,8 @@ def search_items(
             holders = store.list_holders(connection, generation, [item.chunk_id, *near, *words])
             found.append(Legs(item.chunk_id, near, words, choose_documents(item.chunk_id, holders)))
             advance(1)
+            if resting:
+                time.sleep(time.monotonic() - began)
     return found
 
 
