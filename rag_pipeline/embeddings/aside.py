@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +43,15 @@ class AsideModel:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._model.count_tokens(texts)
+
+
+@contextmanager
+def rest_after(resting: bool) -> Iterator[None]:
+    """Idle as long as the block worked, where others search meanwhile: the server's time is theirs half of the time."""
+    began = time.monotonic()
+    yield
+    if resting:
+        time.sleep(time.monotonic() - began)
 
 
 @contextmanager

@@ -157,6 +157,10 @@ def main() -> None:
     # queries are short and come at once: on two cores one thread each embeds them a fifth faster than two that wait
     # for each other. torch reads it when it is loaded
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 4)))
+    # a model that is got ready later must not stop the searches that run then: loading torch holds Python's lock
+    # for most of a second
+    import torch  # noqa: F401
+
     settings = load_settings()
     uvicorn.run(
         create_app(settings, open_database(settings)), host=arguments.host, port=arguments.port, log_level="warning"

@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings.aside import rest_after
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_coverage, read_gaps, read_model_by_id
 from rag_pipeline.errors import MissingError
@@ -142,8 +143,10 @@ def _search_items(
         return {}
     with database.connection() as connection:
         record = read_model_by_id(connection, generation.model_id)
+        resting = store.read_serving(connection) is not None
     width = read_ef_search(generation, settings.ef_search)
-    legs = search_items(database, generation, open_checked_model(record), list(items.values()), width)
+    model = open_checked_model(record)
+    legs = search_items(database, generation, model, list(items.values()), width, resting=resting)
     return dict(zip(items, legs, strict=True))
 
 
@@ -176,7 +179,9 @@ def _fit_recall(database: Database, settings: Settings, generation: Generation, 
     """Set the candidate's ef_search so that it holds the recall target from its first search on; what was found."""
     if not asked.legs:
         return None
-    choice, _ = fit_ef_search(database, settings, generation, _list_queries(asked.legs))
+    with database.connection() as connection:
+        resting = store.read_serving(connection) is not None
+    choice, _ = fit_ef_search(database, settings, generation, _list_queries(asked.legs), resting=resting)
     with database.transaction() as connection:
         insert_recall(connection, generation.id, [choice.figure])
     return {**choice.figure.to_json(), "reason": choice.reason}
@@ -252,7 +257,7 @@ def _ask_judged(
         for number in (generation.id, baseline.id):
             vectors = searcher.embed_queries([q.text for q in queries], number)
             searcher.search(queries[0].text, generation=number, tenant=tenant, vector=vectors[0])  # warms the caches
-            sides.append(measure(searcher, queries, vectors, mode=mode, generation=number, tenant=tenant))
+            sides.append(measure(searcher, queries, vectors, mode=mode, generation=number, tenant=tenant, resting=True))
         for query, candidate, served in zip(queries, sides[0].scored, sides[1].scored, strict=True):
             name = query.id if tenant == "default" else f"{tenant}/{query.id}"
             found.append(ComparedQuery("golden", name, query.text, candidate.outcome(), served.outcome()))
@@ -320,7 +325,10 @@ def _replay_logged(
             vectors = searcher.embed_queries([query for _, _, query, _ in logged], number)
             outcomes = []
             for (_, tenant, query, filters), vector in zip(logged, vectors, strict=True):
-                result = searcher.search(query, k=20, tenant=tenant, where=filters, generation=number, vector=vector)
+                with rest_after(True):
+                    result = searcher.search(
+                        query, k=20, tenant=tenant, where=filters, generation=number, vector=vector
+                    )
                 documents = list(dict.fromkeys(hit.document_id for hit in result.hits))
                 outcomes.append(Outcome(documents, milliseconds=result.milliseconds["retrieve"]))
                 advance(1)

@@ -13,7 +13,7 @@ import psycopg
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.aside import give_way
+from rag_pipeline.embeddings.aside import give_way, rest_after
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.store import Generation
@@ -146,49 +146,53 @@ def place_items(
 
 
 def search_items(
-    database: Database, generation: Generation, model: EmbeddingModel, items: Sequence[KnownItem], ef_search: int
+    database: Database,
+    generation: Generation,
+    model: EmbeddingModel,
+    items: Sequence[KnownItem],
+    ef_search: int,
+    *,
+    resting: bool = False,
 ) -> list[Legs]:
-    """Both legs for every item, in one generation."""
+    """Both legs for every item, in one generation. `resting`: give way to others who search."""
     if not items:
         return []
     with give_way(model) as aside:
         queries = aside.embed_queries([item.query for item in items])
         rests = _embed_rests(aside, items)
-    analyzer = open_analyzer(generation.stemmer)
     found = []
     with track("known items", len(items), "queries") as advance, database.connection() as connection:
         search_store.set_search_width(connection, max(ef_search, 2 * DEPTH), iterative=False)
         for place, (item, query) in enumerate(zip(items, queries, strict=True)):
-            began = time.perf_counter()
-            near = search_store.search_vectors(connection, generation, query, DEPTH)
-            query_terms = read_query_terms(connection, generation, analyzer.count_terms(item.query))
-            words = search_store.search_words(
-                connection, generation, query_terms.terms, query_terms.average_length, DEPTH
-            )
-            near, words = complete_legs(connection, generation, query, near, words, query_terms)
-            milliseconds = (time.perf_counter() - began) * 1000
-            own = {
-                chunk: cosine(stored(query, generation), stored(rest, generation))
-                for chunk, rest in rests[place].items()
-            }
-            near |= {chunk: likeness - ROUNDING for chunk, likeness in own.items()}
-            words |= {chunk: score_text(query_terms, analyzer.count_terms(rest)) for chunk, rest in item.rests.items()}
-            holders = store.list_holders(connection, generation, [*near, *words])
             stranger = next(iter(rests[place - 1].values()))
-            found.append(
-                Legs(
-                    item.document,
-                    near,
-                    words,
-                    choose_documents(item.document, holders),
-                    query,
-                    max(own.values()),
-                    cosine(query, stranger),
-                    milliseconds,
-                )
-            )
+            with rest_after(resting):
+                found.append(_search_item(connection, generation, item, query, rests[place], stranger))
             advance(1)
     return found
+
+
+def _search_item(
+    connection: psycopg.Connection,
+    generation: Generation,
+    item: KnownItem,
+    query: np.ndarray,
+    rests: Mapping[int, np.ndarray],
+    stranger: np.ndarray,
+) -> Legs:
+    analyzer = open_analyzer(generation.stemmer)
+    began = time.perf_counter()
+    near = search_store.search_vectors(connection, generation, query, DEPTH)
+    query_terms = read_query_terms(connection, generation, analyzer.count_terms(item.query))
+    words = search_store.search_words(connection, generation, query_terms.terms, query_terms.average_length, DEPTH)
+    near, words = complete_legs(connection, generation, query, near, words, query_terms)
+    milliseconds = (time.perf_counter() - began) * 1000
+    own = {chunk: cosine(stored(query, generation), stored(rest, generation)) for chunk, rest in rests.items()}
+    near |= {chunk: likeness - ROUNDING for chunk, likeness in own.items()}
+    words |= {chunk: score_text(query_terms, analyzer.count_terms(rest)) for chunk, rest in item.rests.items()}
+    holders = store.list_holders(connection, generation, [*near, *words])
+    documents = choose_documents(item.document, holders)
+    likeness = max(own.values())
+    return Legs(item.document, near, words, documents, query, likeness, cosine(query, stranger), milliseconds)
 
 
 def choose_documents(document: int, holders: Mapping[int, Sequence[int]]) -> dict[int, int]:

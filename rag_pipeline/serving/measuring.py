@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rag_pipeline.embeddings.aside import rest_after
 from rag_pipeline.progress import track
 from rag_pipeline.serving.comparing import Outcome, mean
 from rag_pipeline.serving.hits import Mode
@@ -64,23 +65,25 @@ def measure(
     mode: Mode,
     generation: int | None = None,
     tenant: str = "default",
+    resting: bool = False,
 ) -> Measured:
     """Ask every query and score the documents it returns: each at the place of its best chunk.
 
-    `vectors` (n, dimension) are the embedded queries; None is for the lexical mode.
+    `vectors` (n, dimension) are the embedded queries; None is for the lexical mode. `resting`: give way to others.
     """
     scored = []
     number = generation or 0
     with track(f"asking ({mode})", len(queries), "queries") as advance:
         for position, query in enumerate(queries):
-            result = searcher.search(
-                query.text,
-                k=3 * DEPTH,
-                mode=mode,
-                tenant=tenant,
-                generation=generation,
-                vector=vectors[position] if vectors is not None else None,
-            )
+            with rest_after(resting):
+                result = searcher.search(
+                    query.text,
+                    k=3 * DEPTH,
+                    mode=mode,
+                    tenant=tenant,
+                    generation=generation,
+                    vector=vectors[position] if vectors is not None else None,
+                )
             number = result.generation
             ranking = list(dict.fromkeys(hit.document_id for hit in result.hits))
             scored.append(

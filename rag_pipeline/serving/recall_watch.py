@@ -9,6 +9,7 @@ import numpy as np
 import psycopg
 
 from rag_pipeline.database.engine import Database
+from rag_pipeline.embeddings.aside import rest_after
 from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_model_by_id
@@ -96,7 +97,7 @@ def _watch(database: Database, settings: Settings, generation: Generation) -> Wa
         vectors = open_checked_model(record).embed_queries(queries) if queries else np.zeros((0, generation.dimension))
     except ModelError as error:
         return Watched(generation, before, failure=f"{generation.model} cannot embed queries: {error}")
-    choice, tried = fit_ef_search(database, settings, generation, vectors)
+    choice, tried = fit_ef_search(database, settings, generation, vectors, resting=True)
     scoped = measure_scopes(database, generation, vectors[:SCOPED_QUERIES], choice.ef_search)
     figures = [choice.figure, *scoped]
     with database.transaction() as connection:
@@ -129,16 +130,16 @@ def measure_recall(
 
 
 def fit_ef_search(
-    database: Database, settings: Settings, generation: Generation, vectors: np.ndarray
+    database: Database, settings: Settings, generation: Generation, vectors: np.ndarray, *, resting: bool = False
 ) -> tuple[WidthChoice, list[RecallFigure]]:
     """Climb the ladder until settings.recall_target holds, and keep the ef_search found with the generation.
 
     Searchers read it from the generation's metrics within seconds. Returns the choice and what was tried.
-    vectors: (n, dimension) queries.
+    vectors: (n, dimension) queries. `resting`: give way to others who search.
     """
     tried: list[RecallFigure] = []
     with database.connection() as connection:
-        sample = _Sample(connection, generation, vectors)
+        sample = _Sample(connection, generation, vectors, resting)
         for width in list_widths(settings.ef_search):
             tried.append(sample.measure(width))
             if is_enough(tried[-1], settings.recall_target):
@@ -161,13 +162,16 @@ def fit_ef_search(
 class _Sample:
     """Queries with their exact results over the whole table, computed once for every width."""
 
-    def __init__(self, connection: psycopg.Connection, generation: Generation, vectors: np.ndarray) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, generation: Generation, vectors: np.ndarray, resting: bool = False
+    ) -> None:
         self.connection, self.generation = connection, generation
         self.queries = _drop_directionless(vectors)
         with track(f"exact search in generation {generation.id}", len(self.queries), "queries") as advance:
             self.exact = []
             for query in self.queries:
-                self.exact.append(recall_store.search_whole_table(connection, generation, query, K))
+                with rest_after(resting):
+                    self.exact.append(recall_store.search_whole_table(connection, generation, query, K))
                 advance(1)
 
     def measure(self, width: int) -> RecallFigure:
