@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from rag_pipeline.embeddings.models import EmbeddingModel
+from rag_pipeline.embeddings.models import EmbeddingModel, ModelSpec, is_endpoint
 
 # What the command `nice` gives: a tenth of a core's time against someone who wants all of it, all of it against nobody.
 NICENESS = 10
@@ -55,11 +55,15 @@ def rest_after(resting: bool) -> Iterator[None]:
 
 
 @contextmanager
-def give_way(model: EmbeddingModel) -> Iterator[EmbeddingModel]:
+def give_way(model: EmbeddingModel, spec: ModelSpec) -> Iterator[EmbeddingModel]:
     """The same model, embedding at low priority until the block ends; the caller's own priority stays as it is.
 
-    Of an interrupted caller the call under way ends by itself.
+    Of an interrupted caller the call under way ends by itself. An endpoint computes elsewhere and is left as it is: a
+    call that went on after its run was cancelled would be paid for.
     """
+    if is_endpoint(spec):
+        yield model
+        return
     thread = ThreadPoolExecutor(1, thread_name_prefix="embedding", initializer=lower_priority)
     try:
         yield AsideModel(model, thread)

@@ -95,7 +95,7 @@ def embed_missing(
     opened = _open_proven_model(database, record)
     with (
         # a handful of edits is wanted at once; a corpus must not slow down those who search meanwhile
-        nullcontext(opened) if len(missing) <= FIRST_LANDING else give_way(opened) as model,
+        nullcontext(opened) if len(missing) <= FIRST_LANDING else give_way(opened, record.spec) as model,
         track(f"embedding with {record.slug}", len(missing), "chunks") as advance,
         database.session() as leases,
     ):

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.aside import rest_after
+from rag_pipeline.embeddings.aside import give_way, rest_after
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_coverage, read_gaps, read_model_by_id
 from rag_pipeline.errors import MissingError
@@ -145,8 +145,8 @@ def _search_items(
         record = read_model_by_id(connection, generation.model_id)
         resting = store.read_serving(connection) is not None
     width = read_ef_search(generation, settings.ef_search)
-    model = open_checked_model(record)
-    legs = search_items(database, generation, model, list(items.values()), width, resting=resting)
+    with give_way(open_checked_model(record), record.spec) as model:
+        legs = search_items(database, generation, model, list(items.values()), width, resting=resting)
     return dict(zip(items, legs, strict=True))
 
 

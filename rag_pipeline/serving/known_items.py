@@ -13,7 +13,7 @@ import psycopg
 
 from rag_pipeline.chunks.chunking import embedded_text
 from rag_pipeline.database.engine import Database
-from rag_pipeline.embeddings.aside import give_way, rest_after
+from rag_pipeline.embeddings.aside import rest_after
 from rag_pipeline.embeddings.models import EmbeddingModel, PartialEmbeddingError
 from rag_pipeline.index.analysis import open_analyzer
 from rag_pipeline.index.store import Generation
@@ -157,9 +157,8 @@ def search_items(
     """Both legs for every item, in one generation. `resting`: give way to others who search."""
     if not items:
         return []
-    with give_way(model) as aside:
-        queries = aside.embed_queries([item.query for item in items])
-        rests = _embed_rests(aside, items)
+    queries = model.embed_queries([item.query for item in items])
+    rests = _embed_rests(model, items)
     found = []
     with track("known items", len(items), "queries") as advance, database.connection() as connection:
         search_store.set_search_width(connection, max(ef_search, 2 * DEPTH), iterative=False)

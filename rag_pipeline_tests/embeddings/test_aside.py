@@ -36,7 +36,7 @@ class Watching:
 def test_the_embedding_threads_give_way_and_the_callers_do_not(tiny_spec: ModelSpec) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     watching = Watching(load_model(tiny_spec))
-    with give_way(watching) as model:  # type: ignore[arg-type]
+    with give_way(watching, tiny_spec) as model:  # type: ignore[arg-type]
         vectors = model.embed_documents(["old valve", "red boat"])
         assert os.getpriority(os.PRIO_PROCESS, 0) == before
     assert watching.seen == [0, max(before, NICENESS), max(before, NICENESS)]
@@ -45,7 +45,7 @@ def test_the_embedding_threads_give_way_and_the_callers_do_not(tiny_spec: ModelS
 
 def test_it_is_the_model_in_everything_else(tiny_spec: ModelSpec) -> None:
     plain, progress = load_model(tiny_spec), []
-    with give_way(plain) as model:
+    with give_way(plain, tiny_spec) as model:
         assert (model.dimension, model.max_tokens) == (plain.dimension, plain.max_tokens)
         assert model.count_tokens(["old valve"]) == plain.count_tokens(["old valve"])
         assert np.array_equal(model.embed_queries(["old"]), plain.embed_queries(["old"]))
@@ -60,6 +60,13 @@ def test_an_error_of_the_model_reaches_the_caller(tiny_spec: ModelSpec) -> None:
 
     with (
         pytest.raises(PartialEmbeddingError, match="too long"),
-        give_way(Refusing(load_model(tiny_spec))) as model,  # type: ignore[arg-type]
+        give_way(Refusing(load_model(tiny_spec)), tiny_spec) as model,  # type: ignore[arg-type]
     ):
         model.embed_documents(["old valve"])
+
+
+def test_an_endpoint_is_left_as_it_is(tiny_spec: ModelSpec) -> None:
+    """A thread of ours would go on sending after its run was cancelled, and be paid for."""
+    model = load_model(tiny_spec)
+    with give_way(model, ModelSpec("far", "openai:x", base_url="http://localhost:1")) as same:
+        assert same is model
