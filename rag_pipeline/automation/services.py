@@ -1,5 +1,6 @@
 """`rag up`: the long-running processes, started together and stopped together."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from rag_pipeline.errors import MisuseError
 from rag_pipeline.settings import Settings
 
 STOP_SECONDS = 20
+LEFTOVER_SECONDS = 5.0
 
 
 def run_services(settings: Settings, port: int, api_port: int) -> int:
@@ -75,12 +77,28 @@ def _wait(processes: dict[str, "subprocess.Popen[bytes]"], stopping: threading.E
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Stop each process, and then what it left behind in its group: code servers, and runs, which go on when asked
+    for again."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + STOP_SECONDS
     for process in processes:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        groups = [process.pid for process in processes if _signal_group(process.pid, number)]
+        patience = time.monotonic() + LEFTOVER_SECONDS
+        while any(_signal_group(group, 0) for group in groups) and time.monotonic() < patience:
+            for process in processes:
+                process.poll()  # a process that nobody asks for stays in its group
+            time.sleep(0.1)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; False where nobody is left in it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
