@@ -6,6 +6,7 @@ from collections.abc import Callable
 from email.message import EmailMessage
 
 from rag_pipeline.embeddings.backpressure import EndpointBusy, RetryPolicy, make_client, send_patiently
+from rag_pipeline.errors import ExpectedError
 from rag_pipeline.serving.alert_store import Alert
 from rag_pipeline.settings import Settings, SettingsError
 
@@ -17,7 +18,7 @@ WEBHOOK_TIMEOUT = 10.0
 LONGEST_SUBJECT = 120
 
 
-class DeliveryError(Exception):
+class DeliveryError(ExpectedError):
     """An alert was not taken; the message says by whom and why, and holds no secret."""
 
 

@@ -19,7 +19,8 @@ class Discrepancies:
     index rows that should be there, or should not. altered: rows that differ from the ledger's vector.
     zero: rows without direction. duplicate: texts with more than one row. words: chunks that the lexical
     index lacks, holds though nobody serves them, or holds other postings of. statistics: terms and totals
-    that are not what a recount gives. `recipe_held`: the index is what the generation's recipe says.
+    that are not what a recount gives. `recipe_held`: the index, if there is one, is what
+    the generation's recipe says.
     """
 
     stale: int = 0
@@ -106,7 +107,7 @@ def find_discrepancies(database: Database, generation: Generation) -> Discrepanc
             + len(lexical_store.find_wrong_words(connection, generation.chunker_id)),
             statistics=lexical_store.count_wrong_statistics(connection, generation.chunker_id),
             index_valid=index is not None and index.valid,
-            recipe_held=store.follows_recipe(connection, generation),
+            recipe_held=index is None or store.follows_recipe(connection, generation),
         )
 
 

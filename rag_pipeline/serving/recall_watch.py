@@ -13,6 +13,7 @@ from rag_pipeline.embeddings.aside import rest_after
 from rag_pipeline.embeddings.models import ModelError
 from rag_pipeline.embeddings.registry import open_checked_model
 from rag_pipeline.embeddings.store import read_model_by_id
+from rag_pipeline.errors import MissingError
 from rag_pipeline.index.store import Generation, list_generations, merge_metrics
 from rag_pipeline.progress import track
 from rag_pipeline.serving import recall_store, retrieval, search_store
@@ -76,14 +77,14 @@ class Watched:
 def watch_recall(database: Database, settings: Settings, generation: int | None = None) -> list[Watched]:
     """Measure every generation that serves or is ready (or the one of that number), set its ef_search and record it.
 
-    A generation whose model cannot be opened has a `failure` and costs the others nothing. Raises LookupError for
+    A generation whose model cannot be opened has a `failure` and costs the others nothing. Raises MissingError for
     a number that neither serves nor is ready.
     """
     with database.connection() as connection:
         found = list_generations(connection, WATCHED)
     chosen = [g for g in found if generation in (None, g.id)]
     if generation is not None and not chosen:
-        raise LookupError(f"Generation {generation} neither serves nor is ready: see `rag status`")
+        raise MissingError(f"Generation {generation} neither serves nor is ready: see `rag status`")
     return [_watch(database, settings, one) for one in chosen]
 
 

@@ -243,7 +243,7 @@ def play(place: Place, who: str, wanted: set[str] | None, chance: float, start: 
     redirect_output(place.folder / f"{who}.log")
     use_small_batches()
     # too few to learn a fusion weight from: these texts have no sentence that says what the rest says
-    evaluation.make_items = partial(known_items.make_items, most=10)  # type: ignore[attr-defined]
+    evaluation.pick_sentences = partial(known_items.pick_sentences, most=10)  # type: ignore[attr-defined]
     seed = f"{place.seed} {who} {start}"
     watch_steps(
         Recorder(place.folder / "reached")

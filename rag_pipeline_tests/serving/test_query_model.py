@@ -144,5 +144,7 @@ def test_weights_that_are_cut_short_are_an_error_of_the_model(database: Database
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     registry.forget_model(record.spec)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="its weights have SHA-256"):
         QueryModel(record).embed(["red valve"])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        registry.open_model(record.spec)
