@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks import traffic
 from benchmarks.measuring import measure_seconds
 from benchmarks.traffic import Edit
+from rag_pipeline.database.embedded import drop_dead_handles
 from rag_pipeline.database.engine import Database
 from rag_pipeline.embeddings.filling import EmbeddingReport
 from rag_pipeline.embeddings.store import ModelRecord
@@ -53,6 +54,7 @@ def serve(home: Path, queries: Sequence[str]) -> Iterator[tuple[str, int]]:
     finally:
         process.terminate()
         process.wait(30)
+        drop_dead_handles(home)  # it ends by the signal and leaves its own behind: the server would never stop
 
 
 @dataclass(frozen=True)
