@@ -13,6 +13,8 @@ the promotion is forced, which is said too. `--sample 0` embeds everything.
 
 Exits 1 where one of the goals is missed.
 
+`--home FOLDER` takes a filled database that has no candidate yet, and keeps it.
+
     python -m benchmarks.swap --short
 """
 
@@ -53,13 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="length of the quiet, soak and last phases (60; short: 12)")
     parser.add_argument("--model", help="what serves; default: a distilled static model of 384 dimensions")
     parser.add_argument("--candidate", default="packaged:all-MiniLM-L6-v2", help="the model that is swapped to")
-    parser.add_argument("--home", type=Path, help="keep the filled database there and reuse it")
+    parser.add_argument("--home", type=Path, help="use and keep the database there; one without a candidate")
 
 
 def describe_phases(
-    phases: Sequence[Phase], answers: Sequence[Answer], mixed: Sequence[str]
+    phases: Sequence[Phase], answers: Sequence[Answer], mixed: Sequence[str], *, judged: bool = True
 ) -> tuple[list[Figure], Table]:
-    """Latency of each phase against the quiet one, and the counts."""
+    """Latency of each phase against the quiet one, and the counts. `judged`: with the goal."""
     figures: list[Figure] = []
     rows: list[list[str]] = []
     quiet: float | None = None
@@ -71,7 +73,7 @@ def describe_phases(
         times = [a.milliseconds for a, _ in own]
         p50, p95 = percentile(times, 50), percentile(times, 95)
         quiet = quiet or p95
-        judged = phase.name not in ("quiet", "index build") and len(own) >= FEWEST_JUDGED
+        has_goal = judged and phase.name not in ("quiet", "index build") and len(own) >= FEWEST_JUDGED
         figures.append(
             Figure(
                 f"p95, {phase.name}",
@@ -79,7 +81,7 @@ def describe_phases(
                 "ms",
                 spread(quiet),
                 spread(p95 / quiet),
-                Goal(MOST_SLOWER) if judged else None,
+                Goal(MOST_SLOWER) if has_goal else None,
             )
         )
         embedding = percentile([a.embed_ms for a, _ in own], 95)
@@ -180,10 +182,10 @@ def measure(options: argparse.Namespace) -> Report:
             answers, read_spaces(database, answers, queries), list_served(run, serving, generation)
         )
         facts = scratch.read_server_version(database)
-    figures, table = describe_phases(run.phases, answers, verified.mixed)
+    figures, table = describe_phases(run.phases, answers, verified.mixed, judged=not options.short)
     report = Report("swap", describe_holds(run, answers, verified, edits) + figures, tables=[table])
     report.curves.append(draw_latency(run.phases, answers))
-    report.notes = describe_run(run, filling, verified, edits)
+    report.notes = describe_run(run, filling, verified, edits, short=options.short)
     report.facts = {**facts, "corpus": origin, "passages": len(rows), "dimension": generation.dimension,
                     "queries per second": options.rate}  # fmt: skip
     return report
@@ -207,7 +209,10 @@ def list_served(run: Run, before: Generation, candidate: Generation) -> list[Ser
     ]
 
 
-def describe_run(run: Run, filling: Filling, verified: Verification, edits: Sequence[Edit]) -> list[str]:
+def describe_run(
+    run: Run, filling: Filling, verified: Verification, edits: Sequence[Edit], *, short: bool
+) -> list[str]:
+    """What the figures do not say: whose the vectors are, the verdict, how much was checked."""
     notes = [
         f"the candidate's vectors: {run.embedding.embedded:,} embedded by it during the swap "
         f"({run.embedding.embedded / max(run.embedding.seconds, 1e-9):.1f}/s), {filling.embedded:,} while preparing"
@@ -228,6 +233,8 @@ def describe_run(run: Run, filling: Filling, verified: Verification, edits: Sequ
     reasons = sorted({reason for reason in verified.mixed if reason})
     notes += [f"mixed: {reason}" for reason in reasons[:5]]
     notes.append(f"phases with fewer than {FEWEST_JUDGED} queries, and the index build, are shown and not judged")
+    if short:
+        notes.append("short form: no latency is judged; a small corpus is searched faster than the query is embedded")
     return notes
 
 
